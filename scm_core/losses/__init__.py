@@ -1,0 +1,1 @@
+"""Training losses: diffusion for teachers, continuous-time consistency for students."""

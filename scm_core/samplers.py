@@ -1,0 +1,178 @@
+"""Samplers as pure functions of `model(x_t / sigma_data, t, condition) -> F`.
+
+`noise` is N(0, sigma_data^2) of shape (B, C, *grid) and stands for x at `times[0]`; `times` is a
+falling 1-D tensor. Everything follows the dtype of `noise`, float64 included. NFE counts the
+evaluations of the model a sample costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scm_core.conditioning import Condition
+from scm_core.trigflow import TrigFlow
+
+Model = Callable[[Tensor, Tensor, Condition | None], Tensor]
+
+# Where the consistency sampler looks, after t_max: 1.1 for two steps on every data set of
+# arXiv 2410.11081; 1.3, 1.0, 0.6 for more (arXiv 2510.08431).
+MIDDLE_TIMES = {1: (), 2: (1.1,), 3: (1.3, 0.8), 4: (1.3, 1.0, 0.6)}
+
+
+def consistency_times(steps: int, sigma_data: float) -> Tensor:
+    """The `steps` falling times at which a student is evaluated, float64."""
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, it must be at least 1")
+    middle = MIDDLE_TIMES.get(steps) or torch.linspace(1.3, 0.4, steps - 1).tolist()
+    return torch.tensor([TrigFlow(sigma_data).t_max, *middle], dtype=torch.float64)
+
+
+def ode_times(
+    steps: int,
+    sigma_data: float,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> Tensor:
+    """EDM's `steps + 1` falling times from `atan(sigma_max / sigma_data)` to 0, float64.
+
+    Karras et al. 2022, arXiv 2206.00364, equation 5.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, it must be at least 1")
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigma = (high + ramp * (low - high)) ** rho
+    return torch.cat([(sigma / sigma_data).atan(), sigma.new_zeros(1)])
+
+
+def _evaluate(
+    model: Model, x: Tensor, t: Tensor, sigma_data: float, condition: Condition | None
+) -> Tensor:
+    batch_t = t.to(device=x.device).expand(x.shape[0])
+    # A network in single precision wants single-precision inputs, float64 stays float64.
+    return model(x / sigma_data, batch_t.to(x.dtype), condition).to(x.dtype)
+
+
+@torch.no_grad()
+def consistency(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One or more steps of a consistency model, x0 (B, C, *grid). NFE: `len(times)`.
+
+    Each step denoises to `f(x, t)`; all but the last add fresh noise from `generator` up to the
+    next time (arXiv 2410.11081, section 2).
+    """
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    x0 = noise
+    for i, t in enumerate(times):
+        x = noise
+        if i:
+            fresh = torch.randn(
+                noise.shape, dtype=noise.dtype, device=noise.device, generator=generator
+            )
+            x = flow.interpolate(x0, sigma_data * fresh, t.to(noise))
+        x0 = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(noise))
+    return x0
+
+
+@torch.no_grad()
+def ddim(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> Tensor:
+    """The first-order sampler, x at `times[-1]`. NFE: `len(times) - 1`."""
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    x = noise
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        F = _evaluate(model, x, t, sigma_data, condition)
+        x = flow.step(x, F, t.to(x), s.to(x))
+    return x
+
+
+@torch.no_grad()
+def heun(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> Tensor:
+    """EDM's second-order sampler in TrigFlow, x at `times[-1]`.
+
+    `x_b = cos b [x_a / cos a + (tan b - tan a)(eps_a + eps_b) / 2]`, where eps is `to_noise`: the
+    same numbers as EDM's algorithm 1 in (x_EDM, sigma). A step to t = 0 is Euler's, as there.
+    NFE: `2 (len(times) - 1)`, less 1 when the last time is 0.
+    """
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    x = noise
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        a, b = t.to(x), s.to(x)
+        F = _evaluate(model, x, t, sigma_data, condition)
+        slope = flow.to_noise(x, F, a)
+        ahead = flow.step(x, F, a, b)
+        if s > 0:
+            F = _evaluate(model, ahead, s, sigma_data, condition)
+            slope = (slope + flow.to_noise(ahead, F, b)) / 2
+            # cos b (tan b - tan a) = sin(b - a) / cos a, without the cancellation near pi/2.
+            ahead = (s.cos() / t.cos()).to(x) * x + ((s - t).sin() / t.cos()).to(x) * slope
+        x = ahead
+    return x
+
+
+@torch.no_grad()
+def dpm_solver(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M), second order at one evaluation a step, x at `times[-1]`.
+
+    Lu et al. 2022, arXiv 2211.01095, algorithm 2, with `alpha = cos t`, `sigma = sin t` and
+    `lambda = -log tan t`. A step to t = 0 is of first order. NFE: `len(times) - 1`.
+    """
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    x, previous, previous_h = noise, None, None
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        denoised = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(x))
+        if s == 0:
+            return denoised
+        h = t.tan().log() - s.tan().log()
+        estimate = denoised
+        if previous is not None:
+            correction = (h / (2 * previous_h)).to(x)
+            estimate = denoised + correction * (denoised - previous)
+        x = (s.sin() / t.sin()).to(x) * x - (s.cos() * torch.expm1(-h)).to(x) * estimate
+        previous, previous_h = denoised, h
+    return x
+
+
+class CountedModel:
+    """A model that counts its evaluations in samples: `nfe(B)` is what each of B samples cost."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.evaluations = model, 0
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        self.evaluations += x.shape[0]
+        return self.model(x, t, condition)
+
+    def nfe(self, samples: int) -> float:
+        return self.evaluations / samples

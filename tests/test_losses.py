@@ -1,0 +1,139 @@
+"""The losses against the closed forms of Gaussian data, in float64."""
+
+import pytest
+import torch
+from gaussian import Gaussian
+
+from scm_core import TrigFlow
+from scm_core.losses import consistency
+from scm_core.losses.diffusion import diffusion_loss
+from scm_core.trigflow import expand_time
+
+SD = 0.5
+T = torch.linspace(0.05, 1.55, 7, dtype=torch.float64)
+
+
+def exact_jvp(function, x_t, dxdt, t):
+    """F and `cos t sin t dF/dt` along the given direction, by torch's own forward mode."""
+    cs = t.cos() * t.sin()
+    return torch.func.jvp(function, (x_t / SD, t), (expand_time(cs, x_t) * dxdt / SD, cs))
+
+
+def sample(n=7, d=5, seed=0):
+    return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_perfect_student_has_no_tangent():
+    exact = Gaussian(0.3, 0.2, SD)
+    x_t = sample()
+    dxdt = SD * exact.teacher(x_t / SD, T)
+    F, dF = exact_jvp(exact.student, x_t, dxdt, T)
+    g = consistency.tangent(F, dF, x_t, dxdt, T, SD)
+    torch.testing.assert_close(g, torch.zeros_like(g), atol=1e-12, rtol=0)
+
+
+def wobbly(x, t):
+    """Any smooth network."""
+    return torch.sin(2 * x) * t.cos()[:, None] + 0.3 * x**2 * t[:, None]
+
+
+def test_tangent_is_cos_t_times_the_derivative_of_f():
+    x_t, dxdt = sample(), sample(seed=1)
+    F, dF = exact_jvp(wobbly, x_t, dxdt, T)
+    g = consistency.tangent(F, dF, x_t, dxdt, T, SD)
+
+    def f(x_t, t):
+        return TrigFlow(SD).to_data(x_t, wobbly(x_t / SD, t), t)
+
+    _, df = torch.func.jvp(f, (x_t, T), (dxdt, torch.ones_like(T)))
+    torch.testing.assert_close(g, T.cos()[:, None] * df)
+
+
+def test_tangent_matches_differences_along_the_path_to_second_order():
+    flow, x0, z = TrigFlow(SD), sample(), SD * sample(seed=1)
+    F, dF = exact_jvp(wobbly, flow.interpolate(x0, z, T), flow.velocity(x0, z, T), T)
+
+    def along(u):
+        return wobbly(flow.interpolate(x0, z, u) / SD, u)
+
+    cs = (T.cos() * T.sin())[:, None]
+    errors = []
+    for h in (1e-2, 5e-3):
+        difference = (along(T + h) - along(T - h)) / (2 * h)
+        errors.append((dF - cs * difference).abs().max().item())
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
+
+
+def test_teacher_weights_without_warmup_give_no_tangent():
+    exact = Gaussian(0.3, 0.2, SD)
+    x_t = sample()
+    dxdt = SD * exact.teacher(x_t / SD, T)
+    F, dF = exact_jvp(exact.teacher, x_t, dxdt, T)
+    assert consistency.tangent(F, dF, x_t, dxdt, T, SD, warmup=0.0).abs().max() == 0
+
+
+def test_no_signal_at_the_end_of_time():
+    end = torch.full((7,), torch.pi / 2, dtype=torch.float64)
+    F, dxdt, x_t = sample(), sample(seed=1), sample(seed=2)
+    _, dF = exact_jvp(wobbly, x_t, dxdt, end)
+    g = consistency.tangent(F, dF, x_t, dxdt, end, SD)
+    assert g.abs().max() < 1e-15
+
+
+def test_normalisation_bounds_the_loss_below_one():
+    g = 100 * sample(d=300)
+    norm = g.norm(dim=1)
+    unit = consistency.normalise(g, c=0.1)
+    torch.testing.assert_close(unit.norm(dim=1), norm / (norm + 0.1))
+    F = sample(d=300).requires_grad_()
+    loss = consistency.consistency_loss(F, unit, torch.zeros(7, dtype=torch.float64)) * 300
+    torch.testing.assert_close(loss, (norm / (norm + 0.1)) ** 2)
+    assert (loss < 1).all()
+
+
+def test_rms_means_the_same_for_every_size():
+    g = sample(d=10)
+    small = consistency.normalise(g, norm="rms")
+    large = consistency.normalise(g.repeat(1, 50), norm="rms")
+    torch.testing.assert_close(small.repeat(1, 50), large)
+
+
+def test_an_unknown_norm_is_named():
+    with pytest.raises(ValueError, match="l1"):
+        consistency.normalise(sample(), norm="l1")
+
+
+def test_gradient_is_minus_the_weighted_tangent():
+    F, g = sample().requires_grad_(), sample(seed=1)
+    weight = sample(d=1)[:, 0]
+    consistency.consistency_loss(F, g, weight).sum().backward()
+    torch.testing.assert_close(F.grad, -2 * weight.exp()[:, None] * g / 5)
+
+
+def test_warmup_is_linear_then_one():
+    assert [consistency.warmup_ratio(s, 10) for s in (0, 5, 10, 99)] == [0, 0.5, 1, 1]
+    assert consistency.warmup_ratio(0, 0) == 1
+
+
+def test_diffusion_loss_reaches_its_floor():
+    """A perfect teacher's error per element is sd^2 S^2 / V(t), whatever the network."""
+    exact, flow, n = Gaussian(0.3, 0.2, SD), TrigFlow(SD), 400_000
+    x0, z = exact.mean + exact.std * sample(n, 1), SD * sample(n, 1, seed=1)
+    for t in (0.2, 0.8, 1.4):
+        times = torch.full((n,), t, dtype=torch.float64)
+        x_t = flow.interpolate(x0, z, times)
+        loss = diffusion_loss(
+            exact.teacher(x_t / SD, times), flow.velocity(x0, z, times), torch.zeros(n), SD
+        )
+        floor = SD**2 * exact.std**2 / exact.variance(times[0])
+        assert loss.mean().item() == pytest.approx(floor.item(), rel=0.01)
+
+
+def test_learned_weight_is_best_at_minus_log_loss():
+    error = torch.tensor([0.25])
+    weight = torch.zeros(1, requires_grad=True)
+    F = torch.zeros(1, 4)
+    velocity = error.sqrt().expand(1, 4)
+    best = weight.detach() - error.log()
+    (slope,) = torch.autograd.grad(diffusion_loss(F, velocity, weight + best, SD).sum(), weight)
+    assert slope.abs().item() < 1e-6
