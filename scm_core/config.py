@@ -1,0 +1,205 @@
+"""Configuration: structured dataclasses, merged by OmegaConf in a fixed order.
+
+Spec dataclass < the modality's config.yaml < preset YAML < command line. A plugin derives its own
+dataclass from `Config` and adds the sections `data`, `backbone` and whatever else it needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from scm_core import modality as modalities
+from scm_core.errors import UserError
+
+
+@dataclass
+class TeacherConfig:
+    """The diffusion teacher. `ema` is the relative width of the power-function average;
+    `P_mean` and `P_std` shape the proposal over t."""
+
+    max_steps: int = 100_000
+    lr: float = 1e-3
+    lr_warmup: int = 500
+    ema: float = 0.05
+    condition_dropout: float = 0.1
+    P_mean: float = -0.8
+    P_std: float = 1.6
+
+
+@dataclass
+class StudentConfig:
+    """The consistency student. `method` is `distill` (sCD, from the teacher) or `train` (sCT, from
+    data alone, started from the teacher's weights). `guidance` is folded into the teacher's
+    velocity; `tangent_warmup` is H; `norm` and `c` normalise the tangent."""
+
+    method: str = "distill"
+    max_steps: int = 100_000
+    lr: float = 3e-4
+    lr_warmup: int = 100
+    ema: float = 0.05
+    guidance: float = 1.0
+    tangent_warmup: int = 10_000
+    norm: str = "rms"
+    c: float = 0.1
+    P_mean: float = -1.0
+    P_std: float = 1.4
+
+
+@dataclass
+class TrainerConfig:
+    """What Lightning's Trainer is told. `precision` auto is bf16-mixed where the device is fast at
+    it (CUDA, CPUs with AMX) and 32-true elsewhere; `checkpoint_every`, `preview_every` and
+    `log_every` count steps."""
+
+    accelerator: str = "auto"
+    devices: str = "auto"
+    strategy: str = "auto"
+    precision: str = "auto"
+    accumulate: int = 1
+    gradient_clip: float | None = None
+    compile: bool = False
+    checkpoint_every: int = 500
+    preview_every: int = 1000
+    log_every: int = 50
+
+
+@dataclass
+class Config:
+    """The keys every modality shares; a run lives in the folder `out`."""
+
+    modality: str = MISSING
+    preset: str | None = None
+    stage: str | None = None
+    out: str | None = None
+    seed: int = 0
+    max_steps: int | None = None
+    max_time: str | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def parse(arguments: list[str]) -> DictConfig:
+    """`key=value` words as a configuration."""
+    for word in arguments:
+        if "=" not in word:
+            raise UserError(f"{word!r} is not key=value; --help lists the keys")
+    try:
+        return OmegaConf.from_dotlist(arguments)
+    except Exception as error:  # the YAML parser's own errors for a malformed value
+        raise UserError(f"cannot read {' '.join(arguments)}: {_line(error)}") from error
+
+
+def merge(base: DictConfig, *layers: tuple[str, DictConfig]) -> DictConfig:
+    """`base` with named layers on top; UserError names the layer, the key and the nearest key."""
+    for source, layer in layers:
+        try:
+            base = OmegaConf.merge(base, layer)
+        except ConfigKeyError as error:
+            key = error.full_key or str(error.key)
+            raise UserError(f"{source}: no key {key}; {nearest(key, keys(base))}") from error
+        except OmegaConfBaseException as error:
+            key = error.full_key or "?"
+            raise UserError(f"{source}: {key}: {_line(error)}") from error
+    return base
+
+
+def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
+    """The modality named by `modality=` and its finished configuration."""
+    command = parse(arguments)
+    if not command.get("modality"):
+        names = ", ".join(sorted(modalities.listing())) or "none is installed"
+        raise UserError(f"which modality? give modality=NAME ({names})")
+    spec = modalities.get(command.modality)
+    base = defaults(spec)
+    preset = command.get("preset") or default_preset()
+    config = merge(
+        base,
+        (f"preset {preset}", _read_yaml(_preset_file(spec, preset))),
+        ("command line", command),
+    )
+    config.preset = preset
+    config.out = config.out or f"runs/{spec.name}-{Path(preset).stem}"
+    return spec, config
+
+
+def defaults(spec: modalities.ModalitySpec) -> DictConfig:
+    """The plugin's dataclass under its config.yaml."""
+    base = OmegaConf.structured(spec.config)
+    return merge(base, (spec.config_file.name, _read_yaml(spec.config_file)))
+
+
+def default_preset() -> str:
+    """`gpu` where there is one, else `cpu`."""
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def precision(name: str, accelerator: str = "auto") -> str:
+    """Lightning's name for a precision; `auto` picks what the accelerator is fast at."""
+    if name != "auto":
+        return name
+    cuda = torch.cuda.is_available() and accelerator in ("auto", "cuda", "gpu")
+    cpu = not cuda and accelerator in ("auto", "cpu")
+    # A bf16 matrix product is ten times slower than float32 on a CPU without AMX tiles.
+    return "bf16-mixed" if cuda or cpu and torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+def keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of a configuration, sections included."""
+    found = []
+    for key in config:
+        name = f"{prefix}{key}"
+        found.append(name)
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            found += keys(config[key], f"{name}.")
+    return found
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """A hint: the known key closest to a misspelt one, or the choices at its level."""
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    for candidates in (known, list(by_leaf)):
+        wanted = key if candidates is known else key.rsplit(".", 1)[-1]
+        close = difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.7)
+        if close:
+            return f"did you mean {by_leaf.get(close[0], close[0])}?"
+    parent = key.rpartition(".")[0]
+    level = [k for k in known if k.rpartition(".")[0] == parent]
+    return f"known are: {', '.join(level or known)}"
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration in plain containers, which load without executing anything."""
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def _preset_file(spec: modalities.ModalitySpec, preset: str) -> Path:
+    if preset.endswith((".yaml", ".yml")):
+        return Path(preset)
+    names = sorted(path.stem for path in spec.presets.glob("*.yaml"))
+    if preset not in names:
+        raise UserError(
+            f"modality {spec.name} has no preset {preset}; {nearest(preset, names)} "
+            "(or give the path of a YAML file)"
+        )
+    return spec.presets / f"{preset}.yaml"
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        return OmegaConf.create(OmegaConf.load(path) or {})
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except Exception as error:
+        raise UserError(f"{path} is not a YAML configuration: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,8 @@
+"""One pass that gives F with its graph and the tangent dF/dt without one."""
+
+from scm_core.dual import attention, elementwise, linear, norms  # noqa: F401  (register the rules)
+from scm_core.dual.core import Dual, DualError, jvp, rule
+from scm_core.dual.fallback import fallbacks
+from scm_core.dual.verification import Report, verify
+
+__all__ = ["Dual", "DualError", "Report", "fallbacks", "jvp", "rule", "verify"]

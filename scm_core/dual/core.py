@@ -1,0 +1,258 @@
+"""Dual: a value and its derivative along one direction, carried through an unmodified `nn.Module`.
+
+A consistency step needs the network's output F with its graph and the tangent dF/dt without one
+[sCM, arXiv 2410.11081, Algorithm 1]. Every torch function that meets a `Dual` is looked up in
+`RULES`: the rule computes the primal as torch always does, and the tangent under `no_grad` from the
+primal's own intermediates. One pass, no graph for the tangent, no second forward.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+RULES: dict[Any, Callable[..., Any]] = {}
+"""Torch function -> rule; a rule has the function's own signature and gets `Dual`s in it."""
+
+
+class DualError(RuntimeError):
+    """An operation that `Dual` cannot differentiate; the message names it and what to do."""
+
+
+@dataclass(eq=False)
+class Dual:
+    """A tensor `primal` and its directional derivative `tangent`: same shape, dtype and device.
+
+    It is a dataclass and a pytree node, so that DDP, FSDP2 and checkpointing see its tensors, and
+    it has the methods and operators of `torch.Tensor`, so that a module cannot tell the difference.
+    """
+
+    primal: Tensor
+    tangent: Tensor
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Send any torch function that was handed a `Dual` to its rule."""
+        return dispatch(func, args, kwargs or {})
+
+    def __len__(self) -> int:
+        return len(self.primal)
+
+    def __iter__(self) -> Any:
+        return iter(dispatch(torch.unbind, (self,), {}))
+
+    def __bool__(self) -> bool:
+        raise DualError(
+            "a Dual has no truth value: branch on the shape or on a comparison, not on x"
+        )
+
+    def __float__(self) -> float:
+        raise DualError("float(x) would lose the tangent: keep x a tensor")
+
+
+pytree.register_pytree_node(
+    Dual,
+    lambda dual: ([dual.primal, dual.tangent], None),
+    lambda leaves, _: Dual(*leaves),
+    serialized_type_name="scm_core.dual.Dual",
+)
+
+
+def rule(*functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: register how `Dual` passes through `functions` (torch functions or custom ops).
+
+    The decorated rule is called with the function's own arguments, some of them `Dual`, and returns
+    `Dual(primal, tangent)`: the primal with its graph, the tangent computed under `torch.no_grad`.
+    A Python function of yours takes part once it calls `torch.overrides.handle_torch_function`.
+    """
+
+    def register(implementation: Callable[..., Any]) -> Callable[..., Any]:
+        for function in functions:
+            for spelling in _spellings(function):
+                RULES[spelling] = implementation
+        return implementation
+
+    return register
+
+
+def _spellings(function: Any) -> list[Any]:
+    """The objects under which torch may hand one function over: a custom operator has several."""
+    function = getattr(function, "_opoverload", function)
+    packet = getattr(function, "overloadpacket", function)
+    if isinstance(packet, torch._ops.OpOverloadPacket):
+        return [packet, *(getattr(packet, overload) for overload in packet.overloads())]
+    return [function]
+
+
+def dispatch(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Apply `func` to arguments of which at least one is a `Dual`, by its rule or by the fallback.
+
+    Raises DualError where no right tangent can be had.
+    """
+    for name in ("input", "tensors"):  # `torch.cat(tensors=...)`: rules want it in front
+        if name in kwargs:
+            kwargs = dict(kwargs)
+            args = (kwargs.pop(name), *args)
+    _check(func, kwargs)
+    implementation = RULES.get(func)
+    if implementation is not None:
+        return implementation(*args, **kwargs)
+    from scm_core.dual.fallback import fallback
+
+    return fallback(func, args, kwargs)
+
+
+def _check(func: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    name = getattr(func, "__name__", "")
+    writes = name.endswith("_") and not name.endswith("__")
+    if writes or name in _IN_PLACE or kwargs.get("inplace") or kwargs.get("out") is not None:
+        raise DualError(
+            f"{name} writes in place, which would part a value from its tangent: "
+            "use the out-of-place form (x = x + y, torch.cat, torch.where, inplace=False)"
+        )
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _in_custom_function():
+        raise DualError(
+            f"{name} was called inside a torch.autograd.Function, which has no tangent and would "
+            "cut the graph of F: write it in ordinary operations, or give a function of your own a "
+            "rule with scm_core.dual.rule (for activation checkpointing: use_reentrant=False)"
+        )
+
+
+def _in_custom_function() -> bool:
+    """Whether an `autograd.Function.forward` is on the stack: a `Dual` enters those unseen."""
+    apply = torch.autograd.Function.apply.__func__.__code__
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is apply:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def make(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
+    """`Dual` of a primal and a tangent that is computed without a graph, in the primal's dtype."""
+    with torch.no_grad():
+        value = tangent()
+        if value.dtype != primal.dtype:
+            value = value.to(primal.dtype)
+        if value.shape != primal.shape:
+            value = value.expand(primal.shape)
+    return Dual(primal, value)
+
+
+def primal(value: Any) -> Any:
+    """`value` with every `Dual` in it, also inside lists and tuples, replaced by its primal."""
+    if isinstance(value, Dual):
+        return value.primal
+    if isinstance(value, list | tuple) and any(isinstance(item, Dual) for item in value):
+        return type(value)([primal(item) for item in value])
+    return value
+
+
+def jvp(
+    module: Callable[..., Any],
+    primals: tuple[Tensor, ...],
+    tangents: tuple[Tensor, ...],
+    **kwargs: Any,
+) -> tuple[Any, Any]:
+    """`F = module(*primals, **kwargs)` with its graph, and `dF = J_F tangents` without one.
+
+    Each tangent has its primal's shape; `kwargs` pass untouched. The call goes through
+    `module.__call__`, so that the hooks of DDP and FSDP2 run. Where the module returns a tuple or a
+    dict of tensors, so do both results. Raises ValueError for tangents that do not match and
+    DualError for an operation without a right tangent. [sCM, Algorithm 1: tangent (c s dx/dt / sd,
+    c s) at (x_t / sd, t).]
+    """
+    if len(primals) != len(tangents):
+        raise ValueError(f"jvp: {len(primals)} primals but {len(tangents)} tangents")
+    for x, dx in zip(primals, tangents, strict=True):
+        if x.shape != dx.shape or not (x.is_floating_point() or x.is_complex()):
+            raise ValueError(
+                "jvp: primals must be floating-point, with tangents of the same shape; got "
+                f"{x.dtype} {tuple(x.shape)} and {tuple(dx.shape)}"
+            )
+    duals = [Dual(x, dx.detach().to(x.dtype)) for x, dx in zip(primals, tangents, strict=True)]
+    out = module(*duals, **kwargs)
+    return _part(out, "primal"), _part(out, "tangent")
+
+
+def _part(out: Any, name: str) -> Any:
+    """The primals or the tangents of a module's output, in the output's own structure."""
+    if isinstance(out, Dual):
+        return getattr(out, name)
+    if isinstance(out, list | tuple):
+        parts = [_part(item, name) for item in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+    if isinstance(out, dict):
+        return {key: _part(item, name) for key, item in out.items()}
+    raise DualError(
+        f"the module returned a {type(out).__name__} that does not depend on its inputs "
+        "through operations that Dual sees: return tensors computed from x or t"
+    )
+
+
+_IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__ipow__"}
+_OPERATORS = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "truediv": torch.div,
+    "pow": torch.pow,
+    "matmul": torch.matmul,
+}
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+_VIEWS = ("T", "mT", "H", "mH", "real", "imag")
+_FACTS = """shape dtype device ndim layout itemsize requires_grad is_cpu is_cuda is_mps is_meta
+is_nested is_sparse is_quantized""".split()
+
+
+def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Dual, *args: Any, **kwargs: Any) -> Any:
+        return dispatch(function, (self, *args), kwargs)
+
+    return method
+
+
+def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Dual, other: Any) -> Any:
+        return dispatch(function, (other, self), {})
+
+    return method
+
+
+def _fact(name: str) -> Callable[[Dual], Any]:
+    return lambda self: getattr(self.primal, name)
+
+
+def _add_tensor_methods() -> None:
+    """Give `Dual` the methods and operators of `torch.Tensor`, each through `dispatch`."""
+    for name in dir(Tensor):
+        function = getattr(Tensor, name, None)
+        if isinstance(function, types.FunctionType):  # written in Python, which compile stops at
+            function = getattr(torch._C._VariableFunctions, name, function)
+        if not name.startswith("_") and not hasattr(Dual, name) and callable(function):
+            setattr(Dual, name, _method(function))
+    for name, function in _OPERATORS.items():
+        setattr(Dual, f"__{name}__", _method(function))
+        setattr(Dual, f"__r{name}__", _reflected(function))
+        setattr(Dual, f"__i{name}__", _method(getattr(Tensor, f"__i{name}__", Tensor.add_)))
+    for name in _COMPARISONS:
+        setattr(Dual, f"__{name}__", _method(getattr(torch, name)))
+    for name in _VIEWS:
+        setattr(Dual, name, property(_method(getattr(Tensor, name).__get__)))
+    for name in _FACTS:
+        setattr(Dual, name, property(_fact(name)))
+    for name in ("neg", "abs", "getitem", "setitem"):
+        setattr(Dual, f"__{name}__", _method(getattr(Tensor, f"__{name}__")))
+
+
+_add_tensor_methods()

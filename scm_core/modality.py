@@ -1,0 +1,149 @@
+"""What a plugin provides, and how the core finds it: the contract between core and modalities."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scm_core.conditioning import Condition, Schema
+from scm_core.errors import UserError
+
+API_VERSION = 1
+GROUP = "scm_core.modalities"
+SIGMA_DATA = 0.5
+
+
+class Batch(NamedTuple):
+    """Samples x, float32 (B, C, *grid) of mean 0 and std `SIGMA_DATA`, and their conditions."""
+
+    x: Tensor
+    condition: Condition
+
+
+class DataModule(Protocol):
+    """A LightningDataModule that, once set up, knows its samples.
+
+    `shape` is (C, *grid), `condition` the schema, `statistics` what the decoder needs to undo the
+    standardisation (plain containers: they travel in the checkpoint).
+    """
+
+    shape: tuple[int, ...]
+    condition: Schema
+    statistics: dict[str, Any]
+
+    def setup(self, stage: str | None = None) -> None: ...
+    def train_dataloader(self) -> Any: ...
+    def val_dataloader(self) -> Any: ...
+
+
+class Decoder(Protocol):
+    """Between samples and media, for a whole batch; `save` writes one decoded sample."""
+
+    def encode(self, media: Any) -> Tensor: ...
+    def decode(self, x: Tensor) -> Any: ...
+    def save(self, media: Any, path: Path) -> Path: ...
+    def preview(self, media: Any) -> Tensor: ...
+
+
+class Features(Protocol):
+    """A feature extractor for metrics, (B, D) float32; `name` appears in every figure's name."""
+
+    name: str
+
+    def __call__(self, media: Any) -> Tensor: ...
+
+
+Judge = Callable[[Any, Condition], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalitySpec:
+    """A modality plugin.
+
+    `config` is a dataclass derived from `scm_core.config.Config`, `config_file` its defaults and
+    `presets` a folder of NAME.yaml. `checkpoints` may hold teacher and student to sample from when
+    none is named. Every `build_*` gets the finished configuration; `build_judge` returns per-sample
+    scores of media against their condition, by name.
+    """
+
+    name: str
+    config: type
+    config_file: Path
+    presets: Path
+    build_data: Callable[[Any], DataModule]
+    build_backbone: Callable[[Any, tuple[int, ...], Schema], nn.Module]
+    build_decoder: Callable[[Any, dict[str, Any]], Decoder]
+    build_features: Callable[[Any], Features]
+    build_judge: Callable[[Any, DataModule], Judge]
+    checkpoints: Path | None = None
+    api_version: int = API_VERSION
+
+
+def get(name: str) -> ModalitySpec:
+    """The modality of that name, or at `package.module:SPEC`; imports that one alone.
+
+    Raises UserError for a name that nobody provides or two provide, a plugin that does not import,
+    lacks a package or was written for another version of the contract.
+    """
+    entry = EntryPoint(name=name, value=name, group=GROUP) if ":" in name else _find(name)
+    spec = _load(entry)
+    if not isinstance(spec, ModalitySpec):
+        raise UserError(f"modality {name}: {entry.value} is not a ModalitySpec")
+    if spec.api_version != API_VERSION:
+        raise UserError(
+            f"modality {name} was written for version {spec.api_version} of the plugin contract, "
+            f"this scm-core has version {API_VERSION}: install a matching release of either"
+        )
+    return spec
+
+
+def listing() -> dict[str, str]:
+    """Every installed modality with "ok" or the one-line reason why it cannot be used."""
+    states = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            get(entry.name)
+            states[entry.name] = "ok"
+        except UserError as error:
+            states[entry.name] = str(error)
+    return states
+
+
+def _find(name: str) -> EntryPoint:
+    entries = entry_points(group=GROUP)
+    found = {entry.value: entry for entry in entries if entry.name == name}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        places = " and ".join(sorted(found))
+        raise UserError(f"two modalities are called {name}, {places}: name one as modality=PLACE")
+    names = sorted({entry.name for entry in entries})
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"installed are: {', '.join(names) or 'none'}"
+    raise UserError(f"no modality is called {name}; {hint}")
+
+
+def _load(entry: EntryPoint) -> Any:
+    module, _, attribute = entry.value.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        extra = f"pip install {entry.dist.name}[{entry.name}]" if entry.dist else "install it"
+        raise UserError(f"modality {entry.name} needs the package {error.name}: {extra}") from error
+    except Exception as error:  # a plugin's import may fail in any way; the sentence says which
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"modality {entry.name} ({entry.value}) is broken: {reason}") from error
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """The batch on a device."""
+    moved = {key: value.to(device) for key, value in batch.condition.items()}
+    return Batch(batch.x.to(device), moved)
