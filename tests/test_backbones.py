@@ -1,0 +1,117 @@
+"""The networks: any grid, every size, and the rules that keep the tangent tame."""
+
+import pytest
+import torch
+
+from scm_core import UserError, backbones, dual
+from scm_core.backbones import BackboneConfig
+from scm_core.conditioning import Label, Vector
+from scm_core.modality import Batch
+
+SCHEMA = {"label": Label(3), "pose": Vector(2)}
+SHAPES = [(2, 16), (1, 8, 12), (3, 4, 8, 8)]
+
+
+def make(name, shape, **options):
+    torch.manual_seed(0)
+    net = backbones.build(BackboneConfig(name=name, options=options), shape, SCHEMA)
+    for parameter in net.parameters():  # F starts at zero; a random one shows dependence
+        torch.nn.init.normal_(parameter, std=0.05)
+    return net
+
+
+def batch(shape, n=2):
+    x = torch.randn(n, *shape)
+    return x, torch.rand(n) * 1.5, {"label": torch.arange(n) % 3, "pose": torch.randn(n, 2)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["transformer", "unet"])
+def test_any_grid_in_the_same_shape_out(name, shape):
+    net = make(name, shape)
+    x, t, condition = batch(shape)
+    F = net(x, t, condition)
+    assert F.shape == x.shape
+    for other in (net(x, t + 0.5, condition), net(x, t, None), net(x + 1, t, condition)):
+        assert (F - other).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["transformer", "unet"])
+def test_a_fresh_network_predicts_zero(name):
+    net = backbones.build(BackboneConfig(name=name), (1, 8, 8), SCHEMA)
+    x, t, condition = batch((1, 8, 8))
+    assert net(x, t, condition).abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ["transformer", "unet"])
+def test_tangent_and_gradients_in_float64(name):
+    x, _, condition = batch((1, 8, 8))
+    report = dual.verify(make(name, (1, 8, 8)), Batch(0.5 * x, condition))
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("name", ["transformer", "unet"])
+def test_no_operation_needs_the_slow_fallback(name):
+    net = make(name, (1, 8, 8))
+    x, t, condition = batch((1, 8, 8))
+    with dual.fallbacks() as used:
+        dual.jvp(net, (x, t), (torch.ones_like(x), torch.ones_like(t)), condition=condition)
+    assert not used
+
+
+def test_the_transformer_takes_another_grid_at_sampling_time():
+    net = make("transformer", (1, 8, 8))
+    x, t, condition = batch((1, 12, 16))
+    assert net(x, t, condition).shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["transformer", "unet"])
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large", "xl", "xxl"])
+def test_sizes_build_and_grow(name, size):
+    with torch.device("meta"):
+        net = backbones.build(BackboneConfig(name=name, size=size), (4, 64, 64), SCHEMA)
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    expected = {
+        "transformer": [1.2, 29, 115, 407, 599, 1500],
+        "unet": [0.7, 2.8, 28, 133, 237, 1500],
+    }[name]
+    position = ["tiny", "small", "base", "large", "xl", "xxl"].index(size)
+    assert millions == pytest.approx(expected[position], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["transformer", "unet"])
+def test_time_stays_in_float32_under_autocast(name):
+    """Nothing but rounding of the features separates bf16 from float32, near pi/2 too."""
+    net = make(name, (1, 8, 8))
+    x, _, condition = batch((1, 8, 8), 8)
+    t = torch.linspace(1.4, 1.565, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = net.time(t)
+        F = net(x, t, condition)
+    assert embedding.dtype == torch.float32
+    torch.testing.assert_close(embedding, net.time(t), rtol=0, atol=0)
+    full = net(x, t, condition)
+    assert (F - full).norm() / full.norm() < 0.03
+
+
+def test_time_tangent_is_small_near_the_end():
+    """|dF/dt| of the embedding stays of order one where a Fourier embedding explodes."""
+    net = backbones.build(BackboneConfig(), (1, 8, 8), SCHEMA)
+    t = torch.linspace(1.3, 1.57, 16)
+    value, slope = torch.func.jvp(net.time, (t,), (torch.ones_like(t),))
+    assert slope.norm() < 2 * value.norm()
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "words"),
+    [
+        (BackboneConfig(name="unnet"), (1, 8, 8), "backbone.name"),
+        (BackboneConfig(size="huge"), (1, 8, 8), "backbone.size"),
+        (BackboneConfig(name="unet"), (1, 9, 8), "divisible"),
+        (BackboneConfig(name="transformer"), (1, 9, 8), "divisible"),
+        (BackboneConfig(options={"wide": 3}), (1, 8, 8), "wide"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_a_sentence(config, shape, words):
+    with pytest.raises(UserError, match=words):
+        backbones.build(config, shape, SCHEMA)
