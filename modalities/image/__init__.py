@@ -1,0 +1,46 @@
+"""Images: Fashion-MNIST, CIFAR-10 or any folder of pictures."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modalities.image.data import ImageData, ImageDataModule
+from modalities.image.decoder import ImageDecoder
+from scm_core import backbones
+from scm_core.config import Config
+from scm_core.modality import ModalitySpec
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class ImageConfig(Config):
+    """The image modality's configuration."""
+
+    data: ImageData = field(default_factory=ImageData)
+    backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
+
+
+def _features(config):
+    from modalities.image.features import EfficientNetLite0
+
+    return EfficientNetLite0()
+
+
+def _judge(config, data):
+    from modalities.image.judge import ClassJudge
+
+    return ClassJudge(data)
+
+
+SPEC = ModalitySpec(
+    name="image",
+    config=ImageConfig,
+    config_file=Path(__file__).with_name("config.yaml"),
+    presets=ROOT / "configs" / "image",
+    checkpoints=ROOT / "checkpoints" / "image",
+    build_data=lambda config: ImageDataModule(config.data),
+    build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
+    build_decoder=lambda config, statistics: ImageDecoder(statistics),
+    build_features=_features,
+    build_judge=_judge,
+)

@@ -1,0 +1,160 @@
+"""The images to train on: Fashion-MNIST, CIFAR-10 or a folder, standardised batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from modalities.image.folder import read_folder
+from modalities.image.sets import Images, Split, read_cifar10, read_fashion_mnist
+from scm_core.conditioning import Label
+from scm_core.errors import UserError
+from scm_core.modality import SIGMA_DATA, Batch
+
+NAMES = ("fashion_mnist", "cifar10", "folder")
+
+
+@dataclass
+class ImageData:
+    """Which images to train on, and how they are fed.
+
+    ``name`` is ``fashion_mnist``, ``cifar10`` or ``folder``; ``root`` the folder that holds them.
+    ``size`` resizes the shorter side and crops the centre square; ``channels`` (folder only) is 1
+    for grey, 3 for RGB, 4 for RGBA; ``flip`` mirrors half of the training images.
+    """
+
+    name: str = "fashion_mnist"
+    root: str | None = None
+    batch_size: int = 128
+    workers: int = 0
+    size: int | None = None
+    channels: int = 3
+    flip: bool = False
+
+
+class Standardised(Dataset):
+    """A split as standardised batches: x = (u8 / 127.5 - 1 - mean) / std * sigma_data."""
+
+    def __init__(self, split: Split, statistics: dict[str, Any], flip: bool = False) -> None:
+        """Fold the two affine maps of ``statistics`` into one scale and shift per channel."""
+        self.split, self.flip = split, flip
+        mean, std = (torch.tensor(statistics[key]).view(-1, 1, 1) for key in ("mean", "std"))
+        self.scale = SIGMA_DATA / (127.5 * std)
+        self.shift = -SIGMA_DATA * (1 + mean) / std
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch at once: x float32 (B, C, H, W), condition {"label": int64 (B,)}."""
+        chosen = torch.as_tensor(indices)
+        x = self.split.images[chosen].float().mul_(self.scale).add_(self.shift)
+        if self.flip:
+            mirrored = torch.rand(len(chosen)) < 0.5
+            x[mirrored] = x[mirrored].flip(-1)
+        return Batch(x, {"label": self.split.labels[chosen]})
+
+
+class ImageDataModule(lightning.LightningDataModule):
+    """The training and held-out images; after ``setup()`` it states its shape and statistics.
+
+    ``shape`` is (C, H, W), ``condition`` the schema, ``statistics`` mean and std of u8/127.5 - 1
+    for each channel of the training split, which also hold for the held-out split.
+    """
+
+    shape: tuple[int, ...]
+    condition: dict[str, Label]
+    statistics: dict[str, Any]
+
+    def __init__(self, config: ImageData) -> None:
+        """Check the configuration; nothing is read before ``setup()``."""
+        super().__init__()
+        if config.name not in NAMES:
+            raise UserError(f"data.name={config.name} is none of {', '.join(NAMES)}.")
+        if config.batch_size < 1:
+            raise UserError(f"data.batch_size={config.batch_size} must be at least 1.")
+        if config.size is not None and config.size < 1:
+            raise UserError(f"data.size={config.size} must be at least 1.")
+        self.config = config
+        self._ready = False
+
+    def prepare_data(self) -> None:
+        """Download what is missing, once per machine, before other processes look for it."""
+        if self.config.name != "folder":
+            self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read both splits and measure the training split; a second call does nothing."""
+        if self._ready:
+            return
+        train, test, names = self._read()
+        if len(train.labels) < self.config.batch_size:
+            raise UserError(
+                f"The training split has {len(train.labels)} images, fewer than "
+                f"data.batch_size={self.config.batch_size}; choose a smaller batch size."
+            )
+        self.shape = tuple(train.images[[0]].shape[1:])
+        self.condition = {"label": Label(len(names), names)}
+        mean, std = channel_statistics(train.images)
+        self.statistics = {"mean": mean, "std": std, "source": self.config.name}
+        self.train_set = Standardised(train, self.statistics, self.config.flip)
+        self.test_set = Standardised(test, self.statistics)
+        self._ready = True
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled full batches of the training split, ordered by torch's global generator."""
+        return self._loader(self.train_set, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out split in order, down to its last image."""
+        return self._loader(self.test_set)
+
+    def _read(self) -> tuple[Split, Split, tuple[str, ...]]:
+        c = self.config
+        if c.name == "folder":
+            return read_folder(c.root, c.size, c.channels)
+        return {"fashion_mnist": read_fashion_mnist, "cifar10": read_cifar10}[c.name](
+            c.root, c.size
+        )
+
+    def _loader(self, images: Standardised, **kwargs: bool) -> DataLoader:
+        workers = self.config.workers
+        return DataLoader(
+            images,
+            batch_size=self.config.batch_size,
+            num_workers=workers,
+            collate_fn=_identity,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            **kwargs,
+        )
+
+
+def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
+    """Mean and std of u8/127.5 - 1 per channel, by a histogram of at most about 100,000 images.
+
+    A channel that never varies (an alpha that is always opaque) gets std 1, so x is 0 there.
+    """
+    counts = 0
+    chosen = torch.arange(0, len(images), 1 + len(images) // 100_000)
+    for indices in chosen.split(1024):
+        parts = images[indices].transpose(0, 1).flatten(1)
+        counts += torch.stack([torch.bincount(part, minlength=256) for part in parts]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    mean = share @ values
+    std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
+    return mean.tolist(), torch.where(std > 0, std, 1.0).tolist()
+
+
+def _identity(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,185 @@
+"""Any folder of images as a set: class = subfolder, broken files named, skipped and counted."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from modalities.image.sets import Split, squared
+from scm_core.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+HELD_OUT = 0.05
+BROKEN = 0.01
+MEMORY = 2 << 30  # bytes of decoded images that are kept instead of decoded again
+
+
+class Files:
+    """Images that do not fit in memory: indexed like a tensor, decoded at every access."""
+
+    def __init__(self, paths: Sequence[Path], size: int | None, channels: int) -> None:
+        """Remember the files; nothing is opened."""
+        self.paths, self.size, self.channels = paths, size, channels
+
+    def __len__(self) -> int:
+        """The number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, indices: Tensor | list[int]) -> Tensor:
+        """The uint8 images (B, C, H, W) of these files."""
+        paths = (self.paths[int(i)] for i in indices)
+        return torch.stack([decode_file(path, self.size, self.channels) for path in paths])
+
+
+def read_folder(
+    root: str | None, size: int | None, channels: int
+) -> tuple[Split, Split, tuple[str, ...]]:
+    """A folder's training split, held-out split and class names (its subfolders, sorted).
+
+    The held-out split is ``test/`` or ``val/`` beside ``train/``, or else 5 % of each class,
+    chosen by a hash of the file's name. More than 2 GiB of pixels are decoded again at every
+    access. Raises UserError for a folder that is missing, empty, mixed, or more than 1 % broken.
+    """
+    if channels not in MODES:
+        raise UserError(f"data.channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA).")
+    if not root:
+        raise UserError("data.name=folder needs the folder of images: data.root=.")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"data.root={root} is not a folder.")
+    classes, held_out = _list_files(folder)
+    names = tuple(classes)
+    paths = [path for files in classes.values() for path in files]
+    images, readable = _read_all(paths, size, channels)
+    paths = [paths[i] for i in readable]
+    label_of = {path: names.index(name) for name, files in classes.items() for path in files}
+    labels = torch.tensor([label_of[path] for path in paths])
+    test = torch.tensor([path in held_out for path in paths])
+    if test.all() or not test.any():
+        raise UserError(f"data.root={root} has too few images to train on and to hold some out.")
+    splits = []
+    for chosen in (torch.nonzero(~test)[:, 0], torch.nonzero(test)[:, 0]):
+        if images is None:
+            kept = Files([paths[i] for i in chosen], size, channels)
+        else:
+            kept = images[chosen]
+        splits.append(Split(kept, labels[chosen]))
+    return splits[0], splits[1], (folder.resolve().name,) if names == (".",) else names
+
+
+def decode_file(path: Path, size: int | None, channels: int) -> Tensor:
+    """One file's first frame, upright, as uint8 (C, H, W); what is transparent becomes white.
+
+    Raises whatever the codec raises when the file is damaged or implausibly large.
+    """
+    with Image.open(path) as opened:
+        if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits of grey
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data and channels != 4:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return squared(size)(functional.pil_to_tensor(image.convert(MODES[channels])))
+
+
+def _list_files(folder: Path) -> tuple[dict[str, list[Path]], set[Path]]:
+    """The files of each class, and those that are held out."""
+    train = folder / "train"
+    test = next((f for f in (folder / "test", folder / "val") if f.is_dir()), None)
+    if not train.is_dir() or test is None:
+        alone = [child for child in folder.iterdir() if child.is_dir()] == [train]
+        classes = _classes(train if alone else folder)
+        return classes, {path for files in classes.values() for path in _held_out(files, folder)}
+    classes, others = _classes(train), _classes(test)
+    if strange := sorted(set(others) - set(classes)):
+        raise UserError(f"{test} has classes that {train} lacks: {', '.join(strange)}.")
+    held_out = {path for files in others.values() for path in files}
+    return {name: files + others.get(name, []) for name, files in classes.items()}, held_out
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Class name to sorted files; images directly in the folder are one class, named "."."""
+    classes = {}
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and (files := [p for p in sorted(child.rglob("*")) if _is_image(p)]):
+            classes[child.name] = files
+    loose = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+    if loose and classes:
+        raise UserError(
+            f"{folder} has images beside class folders ({loose[0].name}); put each into a class."
+        )
+    if not loose and not classes:
+        raise UserError(f"{folder} has no PNG, JPEG or WebP image.")
+    return classes or {".": loose}
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _held_out(files: list[Path], folder: Path) -> list[Path]:
+    """The 5 % of a class with the lowest hashes, at least one of two or more files."""
+    names = {path: path.relative_to(folder).as_posix().encode() for path in files}
+    ranked = sorted(files, key=lambda path: hashlib.sha256(names[path]).digest())
+    return ranked[: max(round(HELD_OUT * len(files)), min(1, len(files) - 1))]
+
+
+def _read_all(
+    paths: list[Path], size: int | None, channels: int
+) -> tuple[Tensor | None, list[int]]:
+    """All readable images (N, C, H, W), or None if they exceed MEMORY, and which they are."""
+    images, shape, readable, broken = None, None, [], []
+    for i, image in enumerate(_decoded(paths, size, channels)):
+        if isinstance(image, Exception):
+            log.warning("skipped a broken image, %s: %s", paths[i], image)
+            broken.append(f"{paths[i].parent.name}/{paths[i].name}")
+            continue
+        if shape is None:
+            shape = image.shape
+            if image.numel() * len(paths) <= MEMORY:
+                images = torch.empty(len(paths), *shape, dtype=torch.uint8)
+        if image.shape != shape:
+            raise UserError(
+                f"{paths[i]} has another size than {paths[readable[0]].name}; "
+                "give all the same with data.size=."
+            )
+        if images is not None:
+            images[len(readable)] = image
+        readable.append(i)
+    if broken:
+        log.warning("skipped %d broken of %d images", len(broken), len(paths))
+    if len(broken) > BROKEN * len(paths):
+        raise UserError(
+            f"{len(broken)} of {len(paths)} images are broken, more than {BROKEN:.0%}; "
+            f"mend or remove them: {', '.join(broken)}."
+        )
+    return None if images is None else images[: len(readable)], readable
+
+
+def _decoded(paths: list[Path], size: int | None, channels: int) -> Iterator[Tensor | Exception]:
+    """Each file's image or the error that it gave, in order, decoded by as many threads as CPUs."""
+
+    def attempt(path: Path) -> Tensor | Exception:
+        try:
+            return decode_file(path, size, channels)
+        except Exception as error:  # codecs raise all kinds of errors on damaged files
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), 256):
+            yield from pool.map(attempt, paths[start : start + 256])

@@ -1,0 +1,149 @@
+"""Fashion-MNIST and CIFAR-10 as uint8 tensors, from the disk or by torchvision's download."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import socket
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.transforms import v2
+
+from scm_core.errors import UserError
+
+CACHE = Path.home() / ".cache" / "scm-core"
+FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
+FASHION_NAMES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle-boot",
+)
+
+
+class Images(Protocol):
+    """What holds a split's images: a tensor, or something that decodes files when indexed."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def __getitem__(self, indices: Tensor | list[int]) -> Tensor:
+        """The uint8 images (B, C, H, W) at these places."""
+
+
+class Split(NamedTuple):
+    """One split of a set: its images and their labels, int64 (N,)."""
+
+    images: Images
+    labels: Tensor
+
+
+def squared(size: int | None) -> v2.Transform:
+    """Resize the shorter side to ``size`` and crop the centre square; None leaves all as it is."""
+    if size is None:
+        return v2.Identity()
+    return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+
+
+def read_fashion_mnist(root: str | None, size: int | None) -> tuple[Split, Split, tuple[str, ...]]:
+    """Fashion-MNIST's training split, test split and class names.
+
+    Looked for in ``root`` alone if given, else the system package, data/fashion-mnist, and
+    torchvision's download. Raises UserError when it is nowhere or damaged.
+    """
+    folder = _find_fashion_mnist(root)
+    train, test = (_idx_split(folder, part, size) for part in ("train", "t10k"))
+    return train, test, FASHION_NAMES
+
+
+def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tuple[str, ...]]:
+    """CIFAR-10's training split, test split and class names, read (and checked) by torchvision.
+
+    Raises UserError when it can be neither found in ``root`` nor downloaded.
+    """
+    folder = Path(root).expanduser() if root else CACHE
+    splits = []
+    for train in (True, False):
+        with _download("CIFAR-10", "put cifar-10-python.tar.gz into a folder named by data.root=."):
+            found = torchvision.datasets.CIFAR10(str(folder), train=train, download=True)
+        images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+        splits.append(Split(squared(size)(images), torch.tensor(found.targets)))
+    return splits[0], splits[1], tuple(found.classes)
+
+
+def _find_fashion_mnist(root: str | None) -> Path:
+    cached = CACHE / "FashionMNIST" / "raw"
+    if root:
+        given = Path(root).expanduser()
+        places = (given, given / "raw", given / "FashionMNIST" / "raw")
+    else:
+        places = (*FASHION_FOLDERS, cached)
+    for folder in places:
+        if _idx_file(folder, "train-images-idx3-ubyte"):
+            return folder
+    if root:
+        raise UserError(f"data.root={root} holds no train-images-idx3-ubyte.gz of Fashion-MNIST.")
+    advice = "run `apt-get install dataset-fashion-mnist` or name its folder with data.root=."
+    with _download("Fashion-MNIST", advice):
+        torchvision.datasets.FashionMNIST(str(CACHE), download=True)
+    return cached
+
+
+@contextlib.contextmanager
+def _download(name: str, advice: str) -> Iterator[None]:
+    """Let torchvision download without hanging; turn its failure into a sentence with advice."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise UserError(f"{name} could not be downloaded ({reason}); {advice}") from error
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
+
+
+def _idx_split(folder: Path, part: str, size: int | None) -> Split:
+    images = _read_idx(folder, f"{part}-images-idx3-ubyte")
+    labels = _read_idx(folder, f"{part}-labels-idx1-ubyte")
+    if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max() >= len(FASHION_NAMES):
+        raise UserError(f"The {part} images and labels in {folder} do not belong together.")
+    return Split(squared(size)(images[:, None]), labels.long())
+
+
+def _read_idx(folder: Path, name: str) -> Tensor:
+    """A uint8 tensor from an idx file: two zero bytes, type 8, rank, big-endian sizes, values."""
+    path = _idx_file(folder, name)
+    if path is None:
+        raise UserError(f"{folder} holds no {name}.gz of Fashion-MNIST.")
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = np.frombuffer(file.read(), np.uint8)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
+    rank = int(content[3]) if content[:3].tolist() == [0, 0, 8] and len(content) > 3 else 0
+    start = 4 + 4 * rank
+    shape = content[4:start].view(">u4").tolist() if rank and len(content) >= start else []
+    if not shape or min(shape) < 1 or len(content) != start + math.prod(shape):
+        raise UserError(f"{path} is not a whole idx file of bytes; fetch it again.")
+    return torch.from_numpy(content[start:].reshape(shape).copy())

@@ -1,0 +1,154 @@
+"""Exported weights: one safetensors file that is enough alone to sample from.
+
+Its metadata holds the configuration, the sample's shape, the condition schema and the data's
+statistics as JSON. Nothing in it can execute code. Weights are stored in half precision.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from scm_core import config as configuration
+from scm_core import modality as modalities
+from scm_core.conditioning import Condition, Schema, schema_from_dict, schema_to_dict
+from scm_core.errors import UserError
+
+FORMAT = "scm-core-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: `backbone` in eval mode with averaged weights, and all about it."""
+
+    path: Path
+    stage: str
+    step: int
+    spec: modalities.ModalitySpec
+    config: DictConfig
+    shape: tuple[int, ...]
+    condition: Schema
+    statistics: dict[str, Any]
+    sigma_data: float
+    backbone: nn.Module
+    decoder: modalities.Decoder
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def model(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """F at the precision the device is fast at: bf16 autocast on CUDA and on CPUs with AMX."""
+        fast = configuration.precision("auto", self.device.type) == "bf16-mixed"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
+            return self.backbone(x, t, condition)
+
+
+def export(
+    path: Path,
+    weights: dict[str, Tensor],
+    *,
+    stage: str,
+    step: int,
+    config: DictConfig,
+    shape: tuple[int, ...],
+    condition: Schema,
+    statistics: dict[str, Any],
+) -> None:
+    """Write averaged weights with all that sampling needs, atomically; UserError on a full disk."""
+    described = {
+        "format": FORMAT,
+        "modality": config.modality,
+        "stage": stage,
+        "step": step,
+        "sigma_data": modalities.SIGMA_DATA,
+        "shape": list(shape),
+        "condition": schema_to_dict(condition),
+        "statistics": statistics,
+        "config": configuration.plain(config),
+    }
+    metadata = {key: json.dumps(value) for key, value in described.items()}
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: _half(v) for k, v in weights.items()}, partial, metadata)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free some room"
+        ) from error
+
+
+def load(
+    path: str | Path, modality: str | None = None, device: torch.device | str = "cpu"
+) -> Checkpoint:
+    """Read an exported checkpoint onto a device.
+
+    Raises UserError for a missing or unreadable file, one of another modality than `modality`, and
+    weights that do not fit the backbone its configuration describes.
+    """
+    path = Path(path)
+    described, weights = read(path)
+    if modality and described["modality"] != modality:
+        raise UserError(f"{path} holds a model of {described['modality']}, not of {modality}")
+    spec = modalities.get(described["modality"])
+    base = configuration.defaults(spec)
+    config = configuration.merge(base, (str(path), OmegaConf.create(described["config"])))
+    shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
+    backbone = spec.build_backbone(config, shape, condition)
+    load_weights(backbone, weights, path)
+    return Checkpoint(
+        path=path,
+        stage=described["stage"],
+        step=described["step"],
+        spec=spec,
+        config=config,
+        shape=shape,
+        condition=condition,
+        statistics=described["statistics"],
+        sigma_data=described["sigma_data"],
+        backbone=backbone.to(device).eval(),
+        decoder=spec.build_decoder(config, described["statistics"]),
+    )
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata and weights of an exported checkpoint; UserError when it is not one."""
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: train one, or name another by checkpoint=")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if json.loads(metadata.get("format", "null")) != FORMAT:
+                raise UserError(f"{path} was not written by this version of scm-core")
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+            return {key: json.loads(value) for key, value in metadata.items()}, weights
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def load_weights(backbone: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Strictly load weights into a backbone; UserError names the first that does not fit."""
+    expected = backbone.state_dict()
+    wrong = [k for k in expected if k not in weights or weights[k].shape != expected[k].shape]
+    wrong += [k for k in weights if k not in expected]
+    if wrong:
+        raise UserError(f"{source} holds another backbone: {wrong[0]} does not fit")
+    backbone.load_state_dict(weights)
+
+
+def _half(value: Tensor) -> Tensor:
+    """In float16 where every weight fits its range, which halves the file."""
+    value = value.detach().cpu().contiguous()
+    fits = value.is_floating_point() and value.abs().amax() < torch.finfo(torch.float16).max
+    return value.half() if fits else value

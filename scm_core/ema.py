@@ -1,0 +1,54 @@
+"""Power-function averaging of weights (Karras et al. 2024, EDM2, arXiv 2312.02696, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def power_exponent(sigma_rel: float) -> float:
+    """gamma of a profile whose relative width is `sigma_rel` in (0, 0.28) (EDM2, algorithm 2).
+
+    `sigma_rel = (gamma + 1)^1/2 (gamma + 2)^-1 (gamma + 3)^-1/2`, a cubic in gamma.
+    """
+    if not 0 < sigma_rel < 12**-0.5:
+        raise ValueError(f"ema is {sigma_rel}, it must lie between 0 and {12**-0.5:.3f}")
+    inverse = sigma_rel**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+def decay(step: int, gamma: float) -> float:
+    """beta of update number `step` >= 1: `(1 - 1/step)^(gamma + 1)` (EDM2, equation 127)."""
+    return (1 - 1 / step) ** (gamma + 1)
+
+
+class PowerEMA:
+    """The running average of a module's parameters and buffers, kept beside the module.
+
+    It works tensor by tensor, so sharded parameters stay sharded.
+    """
+
+    def __init__(self, module: nn.Module, sigma_rel: float) -> None:
+        self.gamma = power_exponent(sigma_rel)
+        self.step = 0
+        self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take in the weights after one more optimiser step."""
+        self.step += 1
+        keep = decay(self.step, self.gamma)
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value.detach().to(self.average[key]), 1 - keep)
+            else:
+                self.average[key].copy_(value)
+
+    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+        return {"step": self.step, "average": self.average}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step = state["step"]
+        for key, value in state["average"].items():
+            self.average[key].copy_(value)

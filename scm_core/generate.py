@@ -1,0 +1,79 @@
+"""From noise to samples, whatever the modality: what sampling, previews and evaluation share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from scm_core import config as configuration
+from scm_core import samplers
+from scm_core.conditioning import Condition, Label, Schema
+from scm_core.errors import UserError
+from scm_core.guidance import Guided
+from scm_core.samplers import Model
+
+# By the name that commands use.
+ODE_SAMPLERS = {"ddim": samplers.ddim, "heun": samplers.heun, "dpm": samplers.dpm_solver}
+
+
+def cycled_condition(schema: Schema, n: int) -> Condition:
+    """`n` conditions that go through the classes in turn; vectors stay null."""
+    condition = {}
+    for key, field in schema.items():
+        cycle = torch.arange(n) % field.classes if isinstance(field, Label) else None
+        condition[key] = field.null(n) if cycle is None else cycle
+    return condition
+
+
+def seeded_noise(
+    shape: tuple[int, ...], n: int, seed: int, sigma_data: float, first: int = 0
+) -> Tensor:
+    """Starting noise N(0, sigma_data^2) of samples `first` to `first + n`, (n, *shape).
+
+    Sample i depends on `seed` and i alone.
+    """
+    rows = [
+        torch.randn(shape, generator=torch.Generator().manual_seed((seed << 24) + i))
+        for i in range(first, first + n)
+    ]
+    return sigma_data * torch.stack(rows)
+
+
+def fresh_noise(seed: int, first: int, device: torch.device) -> torch.Generator:
+    """The generator of what steps after the first add, for the batch that starts at `first`."""
+    return torch.Generator(device).manual_seed((seed << 24) + (1 << 23) + first)
+
+
+def sampler(
+    name: str, steps: int, sigma_data: float, guidance: float = 1.0, schema: Schema | None = None
+):
+    """A function `(model, noise, condition, generator) -> x` by the sampler's name.
+
+    Names are `consistency`, `ddim`, `heun` and `dpm`; UserError for another.
+    """
+    if name != "consistency" and name not in ODE_SAMPLERS:
+        known = ["consistency", *ODE_SAMPLERS]
+        raise UserError(f"no sampler {name}; {configuration.nearest(name, known)}")
+
+    def draw(
+        model: Model,
+        noise: Tensor,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        model = Guided(model, guidance, schema or {})
+        if name == "consistency":
+            times = samplers.consistency_times(steps, sigma_data)
+            return samplers.consistency(model, noise, times, sigma_data, condition, generator)
+        times = samplers.ode_times(steps, sigma_data)
+        return ODE_SAMPLERS[name](model, noise, times, sigma_data, condition)
+
+    return draw
+
+
+def batches(n: int, size: int) -> Iterator[slice]:
+    """Slices that cover `range(n)`, `size` at a time."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))

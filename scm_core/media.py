@@ -1,0 +1,145 @@
+"""Everything that is written to be looked at: image grids, PNG files and plots."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torch.nn import functional
+
+from scm_core.errors import UserError
+
+GRID_WIDTH = 640  # tiny images are magnified until a grid is about this wide
+PADDING = 2
+COLOURS = ("#3366aa", "#dd7722", "#228855", "#aa3355", "#7755aa", "#777777")
+
+
+def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
+    """Uint8 images (B, C, H, W), C = 1, 3 or 4, as one picture, uint8 (H, W, 3), on white.
+
+    Without ``columns`` the grid is about square; tiny images are magnified by whole factors, and
+    what RGBA images leave transparent is white.
+    """
+    if images.ndim != 4 or images.shape[0] < 1 or images.shape[1] not in (1, 3, 4):
+        raise ValueError(f"images must be (B, 1 | 3 | 4, H, W), not {tuple(images.shape)}")
+    images = _opaque(images.detach().cpu())
+    count, _, height, width = images.shape
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    rows = -(-count // columns)
+    scale = max(1, min(8, GRID_WIDTH // (columns * width)))
+    images = functional.interpolate(images, scale_factor=scale) if scale > 1 else images
+    cell_height, cell_width = height * scale + PADDING, width * scale + PADDING
+    picture = torch.full(
+        (rows * cell_height + PADDING, columns * cell_width + PADDING, 3), 255, dtype=torch.uint8
+    )
+    for i, image in enumerate(images):
+        top, left = (i // columns) * cell_height + PADDING, (i % columns) * cell_width + PADDING
+        picture[top : top + height * scale, left : left + width * scale] = image.permute(1, 2, 0)
+    return picture
+
+
+def write_png(picture: Tensor, path: str | Path, text: Mapping[str, str] | None = None) -> Path:
+    """Write a uint8 picture (H, W) or (H, W, 1 | 3 | 4) whole or not at all; return its path.
+
+    ``text`` goes into the file's own text fields. Raises UserError when it cannot be written.
+    """
+    pixels = picture.detach().cpu().contiguous().numpy()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_itxt(key, value)
+    return _whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+
+
+def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+    """Plot distance against seconds per sample into a PNG and return its path.
+
+    A row is {name, seconds_per_sample, distance, nfe}; rows of one name are one line, and each
+    point carries its NFE. Time is logarithmic, and so is distance when it spans a decade.
+    """
+    figure, axes = _axes(
+        "seconds per sample", "distance to real data", "Quality against time (lower left is better)"
+    )
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        points = sorted(
+            (row["seconds_per_sample"], row["distance"], row["nfe"])
+            for row in rows
+            if row["name"] == name
+        )
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=name)
+        for seconds, distance, nfe in points:
+            axes.annotate(
+                f"{nfe:g}", (seconds, distance), (5, 5), textcoords="offset points", color=colour
+            )
+    axes.margins(0.12)
+    _log_scale(axes, "x")
+    distances = [row["distance"] for row in rows]
+    if distances and max(distances) > 10 * min(distances) > 0:
+        _log_scale(axes, "y")
+    if rows:
+        axes.legend(frameon=False, title="number = NFE")
+    return _whole(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _axes(xlabel: str, ylabel: str, title: str) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only to plot
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _log_scale(axes: Any, name: str) -> None:
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_major_formatter(_log_tick)
+    axis.set_minor_formatter(_log_tick)
+
+
+def _log_tick(value: float, _: int) -> str:
+    """Plain figures at 1, 2 and 5 of every decade."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+
+def _opaque(images: Tensor) -> Tensor:
+    """RGB from grey by repetition, from RGBA by laying it on white."""
+    if images.shape[1] == 4:
+        alpha = images[:, 3:].float() / 255
+        return (images[:, :3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+    return images.expand(-1, 3, -1, -1)
+
+
+def _whole(path: str | Path, write: Callable[[Any], Any]) -> Path:
+    """Write beside ``path`` and rename, so that a file is never seen half-written."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                write(file)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path} cannot be written: {reason}; free space or choose another out=."
+        ) from error
+    return path
