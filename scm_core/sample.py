@@ -1,0 +1,162 @@
+"""Draw samples from a trained model: `python -m scm_core.sample modality=image steps=2 n=64`.
+
+Keys (key=value):
+  checkpoint=FILE    an exported teacher or student; or modality=NAME for the shipped student
+  steps=2            a student's evaluations; for a teacher (default 32) the sampler's steps
+  sampler=dpm        a teacher's: ddim, heun or dpm
+  guidance=1.5       a teacher's; default: what the student was distilled with
+  n=64               how many; batch_size=64 at a time
+  label=3            the condition's own names (one value, a class name, or a list [0,1,2] to cycle
+                     through); default: all classes in turn
+  seed=0             the same seed draws the same samples
+  out=samples        folder for the overview and one file per sample
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from scm_core import checkpoint, cli, config, generate, media
+from scm_core import modality as modalities
+from scm_core.conditioning import Condition, Schema
+from scm_core.errors import UserError
+
+
+@dataclass
+class SampleConfig:
+    """What to draw, and where to; the condition's own names come on top."""
+
+    checkpoint: str | None = None
+    modality: str | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    guidance: float | None = None
+    n: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    out: str = "samples"
+
+
+def main(arguments: list[str]) -> None:
+    """Draw, decode and write the samples that the words ask for."""
+    words = config.parse(arguments)
+    model = open_checkpoint(words.get("checkpoint"), words.get("modality"))
+    asked = {key: words.pop(key) for key in list(words) if key in model.condition}
+    known = OmegaConf.structured(SampleConfig)
+    try:
+        settings = config.merge(known, ("command line", words))
+    except UserError as error:
+        raise UserError(f"{error} (conditions: {', '.join(model.condition) or 'none'})") from None
+    if settings.n < 1 or settings.batch_size < 1:
+        raise UserError("n and batch_size must be at least 1")
+    condition = parse_condition(model.condition, asked, settings.n)
+    draw = drawer(model, settings.sampler, settings.steps, settings.guidance)
+    started = time.perf_counter()
+    x = draw_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
+    pictures = model.decoder.decode(x)
+    seconds = time.perf_counter() - started
+    files = write(model, pictures, Path(settings.out), _provenance(model, settings))
+    cli.console.print(
+        f"{settings.n} samples in {seconds:.2f} s from {model.path}: {files[0]}"
+        f" and {len(files) - 1} files beside it"
+    )
+
+
+def open_checkpoint(path: str | None, modality: str | None) -> checkpoint.Checkpoint:
+    """The named checkpoint, else the shipped student of the modality, on the best device."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if path:
+        return checkpoint.load(path, modality, device)
+    if not modality:
+        raise UserError("sample from what? give checkpoint=FILE, or modality=NAME")
+    spec = modalities.get(modality)
+    shipped = spec.checkpoints / "student.safetensors" if spec.checkpoints else None
+    if shipped is None or not shipped.exists():
+        raise UserError(f"modality {modality} ships no checkpoint: train one, give checkpoint=FILE")
+    return checkpoint.load(shipped, modality, device)
+
+
+def parse_condition(schema: Schema, asked: dict[str, Any], n: int) -> Condition:
+    """`n` conditions from the words given; a list cycles, what is not given goes in turn."""
+    condition = generate.cycled_condition(schema, n)
+    for key, value in asked.items():
+        values = list(value) if OmegaConf.is_list(value) else [value]
+        parsed = torch.tensor([schema[key].parse(word) for word in values])
+        condition[key] = parsed[torch.arange(n) % len(parsed)]
+    return condition
+
+
+def drawer(
+    model: checkpoint.Checkpoint,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Callable[..., Tensor]:
+    """The sampling function that suits the checkpoint's stage; UserError for a wrong wish."""
+    if steps is not None and steps < 1:
+        raise UserError(f"steps={steps} must be at least 1")
+    baked = model.config.student.guidance
+    if model.stage == "student":
+        if sampler not in (None, "consistency"):
+            raise UserError(f"sampler={sampler} is for a teacher; a student takes steps= alone")
+        if guidance not in (None, baked):
+            raise UserError(f"this student was distilled at guidance {baked}; leave guidance= out")
+        return generate.sampler("consistency", steps or 2, model.sigma_data)
+    if sampler == "consistency":
+        raise UserError("a teacher cannot be sampled by consistency steps; use ddim, heun or dpm")
+    scale = baked if guidance is None else guidance
+    return generate.sampler(sampler or "dpm", steps or 32, model.sigma_data, scale, model.condition)
+
+
+@torch.no_grad()
+def draw_all(
+    model: checkpoint.Checkpoint,
+    draw: Callable[..., Tensor],
+    condition: Condition,
+    n: int,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """`n` samples x (n, C, *grid) on the CPU, the same for the same seed and batch size."""
+    device = model.device
+    drawn = []
+    for part in generate.batches(n, batch_size):
+        noise = generate.seeded_noise(
+            model.shape, part.stop - part.start, seed, model.sigma_data, first=part.start
+        )
+        there = {key: value[part].to(device) for key, value in condition.items()}
+        generator = generate.fresh_noise(seed, part.start, device)
+        drawn.append(draw(model.model, noise.to(device), there, generator).cpu())
+    return torch.cat(drawn)
+
+
+def write(
+    model: checkpoint.Checkpoint, decoded: Any, folder: Path, text: dict[str, str]
+) -> list[Path]:
+    """An overview of all samples, then one file each; UserError when the disk refuses."""
+    overview = media.write_png(model.decoder.preview(decoded), folder / "overview.png", text)
+    try:
+        each = [model.decoder.save(one, folder / f"{i:05d}") for i, one in enumerate(decoded)]
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    return [overview, *each]
+
+
+def _provenance(model: checkpoint.Checkpoint, settings: Any) -> dict[str, str]:
+    return {
+        "Software": "scm-core",
+        "scm-core:checkpoint": f"{model.spec.name} {model.stage}, step {model.step}",
+        "scm-core:settings": f"steps={settings.steps or ''} seed={settings.seed} n={settings.n}",
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__)

@@ -1,0 +1,79 @@
+"""What every stage shares: the backbone, w(t), the optimiser and the figures it logs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from scm_core.conditioning import Schema
+from scm_core.layers import LearnedWeight
+from scm_core.modality import SIGMA_DATA
+from scm_core.proposal import LogNormalProposal
+from scm_core.trigflow import TrigFlow
+
+BINS = 8
+
+
+class Stage(lightning.LightningModule):
+    """A backbone in training. `config` is the stage's section of the configuration.
+
+    `watched` is the figure that tells how training goes (its name in `watched_name`), averaged over
+    recent steps for each of `BINS` equal bins of t in [0, pi/2].
+    """
+
+    watched_name: str
+
+    def __init__(self, backbone: nn.Module, schema: Schema, config: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.weight = LearnedWeight()
+        self.schema, self.config = schema, config
+        self.flow = TrigFlow(SIGMA_DATA)
+        self.proposal = LogNormalProposal(config.P_mean, config.P_std, SIGMA_DATA)
+        self.watched = torch.full((BINS,), math.nan)
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def networks(self) -> list[nn.Module]:
+        """Every network that a step evaluates."""
+        return [self.backbone]
+
+    def noised(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`(x_t, velocity, t)` for a batch of data, times drawn from the proposal."""
+        t = self.proposal.sample(x0.shape[0], x0.device)
+        noise = torch.randn_like(x0) * SIGMA_DATA
+        return self.flow.interpolate(x0, noise, t), self.flow.velocity(x0, noise, t), t
+
+    def watch(self, loss: Tensor, t: Tensor, value: Tensor) -> None:
+        """Note a step's per-sample losses (B,) and its watched figure (B,)."""
+        self.last = (loss.detach(), t, value.detach())
+        bins = (t * (BINS * 2 / math.pi)).long().clamp(0, BINS - 1)
+        total = torch.zeros(BINS, device=t.device)
+        count = total.clone().index_add_(0, bins, torch.ones_like(t))
+        mean = total.index_add_(0, bins, value.detach().float()) / count
+        self.watched = self.watched.to(t.device)
+        old = torch.where(self.watched.isnan(), mean, self.watched)
+        self.watched = torch.where(mean.isnan(), self.watched, torch.lerp(old, mean, 0.05))
+
+    def on_train_start(self) -> None:
+        """A resumed run follows the learning rate that it is asked for now, not the stored one."""
+        self.lr_schedulers().base_lrs = [self.config.lr]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam with betas (0.9, 0.99), linear warm-up, then a cosine to 0 at the last step."""
+        config, total = self.config, self.trainer.max_steps
+        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, betas=(0.9, 0.99))
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(1, config.lr_warmup))
+            progress = min(1.0, step / total) if total > 0 else 0.0
+            return warm * (1 + math.cos(math.pi * progress)) / 2
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

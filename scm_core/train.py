@@ -1,0 +1,210 @@
+"""Train a two-step generator: `python -m scm_core.train modality=image`.
+
+Keys (key=value; a section's keys as section.key):
+  modality=NAME      the plugin, or package.module:SPEC; required
+  preset=NAME        smoke (seconds), cpu, gpu, or a YAML file; default: what fits the device
+  stage=NAME         teacher or student; default: whichever are not yet done
+  out=FOLDER         the run directory; the same command again resumes what lies there
+  seed=0             max_steps=N        max_time=DD:HH:MM:SS (for each stage)
+  data.name= data.root= data.batch_size=   which data
+  teacher.* student.* trainer.* backbone.*   see configs/ and the modality's config.yaml
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from scm_core import checkpoint, cli, config, generate
+from scm_core.errors import UserError
+from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
+from scm_core.stages import Student, Teacher
+from scm_core.stages.callbacks import (
+    Averaging,
+    Guard,
+    Interrupt,
+    Logging,
+    Previews,
+    ProgressBar,
+    Saving,
+)
+from scm_core.stages.stage import Stage
+
+STAGES = ("teacher", "student")
+PREVIEW_SAMPLES = 40
+
+
+def main(arguments: list[str]) -> None:
+    """Run the stages that the configuration asks for, in the run directory `out`."""
+    spec, settings = config.load(arguments)
+    stages = [settings.stage] if settings.stage else list(STAGES)
+    if unknown := set(stages) - set(STAGES):
+        raise UserError(f"stage={unknown.pop()} is none of {', '.join(STAGES)}")
+    if settings.student.method not in ("distill", "train"):
+        raise UserError(f"student.method={settings.student.method} is neither distill nor train")
+    run = Run(spec, settings)
+    for stage in stages:
+        run.train(stage)
+
+
+class Run:
+    """One run directory: configuration, checkpoints, exported weights, logs and previews."""
+
+    def __init__(self, spec: ModalitySpec, settings: DictConfig) -> None:
+        self.spec, self.settings = spec, settings
+        self.folder = Path(settings.out)
+        seed_everything(settings.seed, verbose=False)
+        self.data: DataModule = spec.build_data(settings)
+        self.data.setup()
+        self.decoder: Decoder = spec.build_decoder(settings, self.data.statistics)
+        self._claim_folder()
+
+    def train(self, name: str) -> None:
+        """Train one stage, or resume it, and export its averaged weights; skip it when done."""
+        settings = self.settings[name]
+        steps = self.settings.max_steps or settings.max_steps
+        exported = self.folder / f"{name}.safetensors"
+        if exported.exists() and checkpoint.read(exported)[0]["step"] >= steps:
+            cli.console.print(f"{name}: done, {exported}")
+            return
+        stage = self._build(name)
+        last = self.folder / name / "last.ckpt"
+        resumed = last if last.exists() else None
+        averaging = Averaging(settings.ema)
+        trainer = self._trainer(name, steps, averaging, last)
+        # Other noise on every rank, and after a resume not the first stretch of it again.
+        offset = _step(last) + STAGES.index(name) + 1_000_003 * trainer.global_rank
+        seed_everything((self.settings.seed + offset) % 2**32, verbose=False)
+        if self.settings.trainer.compile:
+            for network in stage.networks():
+                network.compile()
+        try:
+            trainer.fit(stage, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
+            raise KeyboardInterrupt from None
+        trainer.save_checkpoint(last)
+        if trainer.is_global_zero:
+            checkpoint.export(
+                exported,
+                averaging.ema.average,
+                stage=name,
+                step=trainer.global_step,
+                config=self.settings,
+                shape=self.data.shape,
+                condition=self.data.condition,
+                statistics=self.data.statistics,
+            )
+            cli.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
+        trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
+
+    def _build(self, name: str) -> Stage:
+        shape, schema = tuple(self.data.shape), self.data.condition
+        backbone = self.spec.build_backbone(self.settings, shape, schema)
+        if name == "teacher":
+            return Teacher(backbone, schema, self.settings.teacher)
+        weights = self.folder / "teacher.safetensors"
+        if not weights.exists():
+            raise UserError(f"no teacher at {weights}: train it first, by stage=teacher")
+        checkpoint.load_weights(backbone, checkpoint.read(weights)[1], weights)
+        teacher: nn.Module | None = None
+        if self.settings.student.method == "distill":
+            teacher = self.spec.build_backbone(self.settings, shape, schema)
+            teacher.load_state_dict(backbone.state_dict())
+        return Student(backbone, schema, self.settings.student, teacher)
+
+    def _trainer(self, name: str, steps: int, averaging: Averaging, last: Path) -> Trainer:
+        options = self.settings.trainer
+        callbacks = [
+            averaging,
+            Guard(last),
+            Saving(last.parent, options.checkpoint_every),
+            Logging(options.log_every),
+            Previews(options.preview_every, self.folder / name / "samples", self._drawer(name)),
+            ProgressBar(name, options.log_every),
+            Interrupt(),
+        ]
+        if self.settings.max_time:
+            callbacks.append(Timer(_duration(self.settings.max_time), verbose=False))
+        devices = options.devices
+        return Trainer(
+            accelerator=options.accelerator,
+            devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+            strategy=options.strategy,
+            precision=config.precision(options.precision, options.accelerator),
+            max_steps=steps,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.gradient_clip,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(self.folder, name="logs", version=name),
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    def _drawer(self, name: str) -> Callable[[nn.Module], Tensor]:
+        """A function that draws the same few samples with whatever weights a backbone has."""
+        sampler = ("dpm", 16) if name == "teacher" else ("consistency", 2)
+        draw = generate.sampler(*sampler, SIGMA_DATA)
+        n, seed = PREVIEW_SAMPLES, self.settings.seed
+        noise = generate.seeded_noise(self.data.shape, n, seed, SIGMA_DATA)
+        condition = generate.cycled_condition(self.data.condition, n)
+
+        def picture(backbone: nn.Module) -> Tensor:
+            device = next(backbone.parameters()).device
+            there = {key: value.to(device) for key, value in condition.items()}
+            generator = generate.fresh_noise(seed, 0, device)
+            x = draw(backbone, noise.to(device), there, generator)
+            return self.decoder.preview(self.decoder.decode(x.cpu()))
+
+        return picture
+
+    @rank_zero_only
+    def _claim_folder(self) -> None:
+        """Write config.yaml, or refuse a folder that holds a run of another model."""
+        saved = self.folder / "config.yaml"
+        if saved.exists():
+            before = OmegaConf.load(saved)
+            for key in ("modality", "data.name", "backbone"):
+                if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
+                    raise UserError(
+                        f"{self.folder} holds a run with another {key}: choose another out="
+                    )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            saved.with_suffix(".partial").write_text(OmegaConf.to_yaml(self.settings))
+            os.replace(saved.with_suffix(".partial"), saved)
+        except OSError as error:
+            raise UserError(f"cannot write {saved}: {error.strerror}") from error
+
+
+def _step(last: Path) -> int:
+    """The step a checkpoint was written at, 0 without one; UserError when it cannot be read."""
+    if not last.exists():
+        return 0
+    try:
+        return torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"]
+    except Exception as error:  # torch raises whatever the broken bytes make of its reader
+        raise UserError(f"{last} cannot be read: delete it to start the stage over") from error
+
+
+def _duration(text: str) -> datetime.timedelta:
+    match = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+):(\d+)", text)
+    if not match:
+        raise UserError(f"max_time={text} is not DD:HH:MM:SS")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__)
