@@ -1,0 +1,287 @@
+"""Measure a student against its teacher: `python -m scm_core.evaluate checkpoint=FILE`.
+
+Keys (key=value):
+  checkpoint=FILE    an exported student; or modality=NAME for the shipped one
+  teacher=FILE       its teacher; default: teacher.safetensors beside the student
+  preset=NAME        smoke, demo, cpu or gpu: how many samples and rows; default: by the device
+  n=5000             samples of every row; batch_size=128 at a time, in every row
+  seed=0             the same seed draws the same samples
+  out=FOLDER         for metrics.json and quality_time.png; default: where the student lies
+  data.root= ...     the data's own keys, where they differ from those of the training
+An interrupted evaluation goes on, row by row, when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich import box
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+import scm_core
+from scm_core import checkpoint, cli, config, evaluation, media
+from scm_core.checkpoint import Checkpoint
+from scm_core.errors import UserError
+from scm_core.evaluation import Advance, Bench, Plan, Row
+from scm_core.sample import open_checkpoint
+
+FIXED = ("name", "model", "sampler", "steps", "guidance", "n", "nfe")
+
+
+@dataclass
+class EvaluateConfig:
+    """What to evaluate, how thoroughly, and where to write it."""
+
+    checkpoint: str | None = None
+    modality: str | None = None
+    teacher: str | None = None
+    preset: str | None = None
+    n: int | None = None
+    batch_size: int = 128
+    seed: int = 0
+    out: str | None = None
+
+
+def main(arguments: list[str]) -> None:
+    """Measure every row that is not yet measured; write, plot and print the table."""
+    words = config.parse(arguments)
+    data_words = OmegaConf.create({"data": words.pop("data", {})})
+    settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", words))
+    plan = _plan(settings)
+    student, teacher = _models(settings)
+    out = Path(settings.out) if settings.out else student.path.parent
+    full_config = config.merge(student.config, ("command line", data_words))
+    data = student.spec.build_data(full_config)
+    data.setup()
+    if tuple(data.shape) != student.shape:
+        raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.shape}")
+    bench = Bench(
+        features=student.spec.build_features(full_config),
+        judge=student.spec.build_judge(full_config, data),
+        n=settings.n or plan.n,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        device=student.device,
+    )
+    about = _about(student, teacher, full_config, bench, plan)
+    rows = measure(bench, plan, student, teacher, data, full_config, Partial(out, about))
+    distance = f"fd_{bench.features.name}"
+    found = evaluation.ratios(rows, distance)
+    _write_json(out / "metrics.json", {**about, "date": _date(), "rows": rows, "ratios": found})
+    plot = media.quality_time_plot(_points(rows, distance), out / "quality_time.png")
+    (out / Partial.NAME).unlink(missing_ok=True)
+    show(rows, found, bench.features.name)
+    cli.console.print(f"{out / 'metrics.json'}, {plot}")
+
+
+def measure(
+    bench: Bench,
+    plan: Plan,
+    student: Checkpoint,
+    teacher: Checkpoint,
+    data: Any,
+    full_config: DictConfig,
+    partial: Partial,
+) -> list[Row]:
+    """All rows, the real test set's first, each kept in ``partial`` as soon as it is finished."""
+    decoder = student.spec.build_decoder(full_config, data.statistics)
+    with _progress() as bar:
+        with bar("real training samples", plan.reference) as advance:
+            reference = bench.reference(data, decoder, plan.reference, advance)
+        with bar("real test samples", None) as advance:
+            test = bench.test(data, decoder, advance)
+        if "real test set" not in partial.rows:
+            row = {"name": "real test set", "model": "real", "n": len(test.features)}
+            partial.add({**row, **bench.quality(reference, test)})
+        for setting in evaluation.settings(plan, student.config.student.guidance):
+            if setting.name in partial.rows:
+                continue
+            model = student if setting.model == "student" else teacher
+            with bar(setting.name, bench.n) as advance:
+                samples, cost = bench.draw(model, setting, test.condition, advance)
+                row = {"name": setting.name, **vars(setting), "n": bench.n, **cost}
+                partial.add({**row, **bench.quality(reference, samples)})
+    return list(partial.rows.values())
+
+
+class Partial:
+    """The rows finished so far, in a file that a repeated command goes on from."""
+
+    NAME = "metrics.partial.json"
+
+    def __init__(self, folder: Path, about: Row) -> None:
+        """Take the rows that lie there, unless they are about something else."""
+        self.path, self.about, self.rows = folder / self.NAME, about, {}
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self.path.read_text())
+            if found["about"] == json.loads(json.dumps(about)):
+                self.rows = found["rows"]
+        self._write()  # so that a folder that cannot be written to is found before hours of work
+
+    def add(self, row: Row) -> None:
+        """Keep a finished row."""
+        self.rows[row["name"]] = row
+        self._write()
+
+    def _write(self) -> None:
+        _write_json(self.path, {"about": self.about, "rows": self.rows})
+
+
+def show(rows: list[Row], found: Row, extractor: str) -> None:
+    """Print the rows as a table, and the ratios in words."""
+    shared = (f"fd_{extractor}", f"kid_{extractor}", f"kid_{extractor}_std")
+    costs = ("seconds_per_sample", "sampling_seconds", "decoding_seconds")
+    more = [key for key in rows[0] if key not in (*FIXED, *shared, *costs)]
+    title = f"distances in {extractor} to real training samples, {rows[-1]['n']} samples a row"
+    table = Table(box=box.SIMPLE_HEAD, title=title)
+    table.add_column("", min_width=20)
+    for head in ("NFE", "ms/sample", "FD", "KID"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for key in more:
+        table.add_column(key.replace("_", " "), justify="right")
+    for row in rows:
+        seconds = row.get("seconds_per_sample")
+        table.add_row(
+            row["name"],
+            f"{row['nfe']:g}" if seconds else "",
+            f"{1000 * seconds:.2f}" if seconds else "",
+            f"{row[shared[0]]:.2f}",
+            f"{row[shared[1]]:.3f} ± {row[shared[2]]:.3f}",
+            *(f"{row[key]:.3f}" for key in more),
+        )
+    wide = cli.console if cli.console.is_terminal else Console(width=120, highlight=False)
+    wide.print(table)
+    cli.console.print(
+        f"Two steps take {found['reference_time_over_two_step_time']:.1f} times less time than "
+        f"the reference ({found['reference']}); their distance is "
+        f"{found['two_step_distance_over_best_teacher']:.3f} times that of the best teacher row "
+        f"({found['best_teacher']})."
+    )
+    if found["equal_teacher"]:
+        cli.console.print(
+            f"The fewest evaluations by which the teacher reaches the two-step distance are "
+            f"{found['equal_teacher_nfe']:g} ({found['equal_teacher']}): "
+            f"{found['equal_teacher_nfe_over_two_step_nfe']:.1f} times as many, in "
+            f"{found['equal_teacher_time_over_two_step_time']:.1f} times the time."
+        )
+    else:
+        cli.console.print("No row of the teacher reaches the two-step distance.")
+
+
+def _plan(settings: DictConfig) -> Plan:
+    preset = settings.preset or config.default_preset()
+    if preset not in evaluation.PLANS:
+        raise UserError(f"no preset {preset}; {config.nearest(preset, list(evaluation.PLANS))}")
+    least = evaluation.NEIGHBOURS + 1
+    if settings.n is not None and settings.n < least:
+        raise UserError(f"n={settings.n} must be at least {least}")
+    if settings.batch_size < 1:
+        raise UserError(f"batch_size={settings.batch_size} must be at least 1")
+    return evaluation.PLANS[preset]
+
+
+def _models(settings: DictConfig) -> tuple[Checkpoint, Checkpoint]:
+    """The student and its teacher; UserError when they are not a pair."""
+    student = open_checkpoint(settings.checkpoint, settings.modality)
+    if student.stage != "student":
+        raise UserError(f"{student.path} holds a {student.stage}; checkpoint= wants a student")
+    path = settings.teacher or student.path.with_name("teacher.safetensors")
+    teacher = checkpoint.load(path, student.config.modality, student.device)
+    if teacher.stage != "teacher" or teacher.shape != student.shape:
+        raise UserError(f"{path} holds no teacher of samples {student.shape}; name it by teacher=")
+    return student, teacher
+
+
+def _about(
+    student: Checkpoint, teacher: Checkpoint, full_config: DictConfig, bench: Bench, plan: Plan
+) -> Row:
+    """All that the figures depend on; rows of another description are not taken up again."""
+    data = {key: v for key, v in config.plain(full_config)["data"].items() if key != "root"}
+    cuda = bench.device.type == "cuda"
+    processor = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}"
+    return {
+        "modality": student.config.modality,
+        "student": {"step": student.step, "sha256": _sha256(student.path)},
+        "teacher": {"step": teacher.step, "sha256": _sha256(teacher.path)},
+        "guidance": student.config.student.guidance,
+        "data": data,
+        "n": bench.n,
+        "reference_samples": plan.reference,
+        "seed": bench.seed,
+        "batch_size": bench.batch_size,
+        "precision": config.precision("auto", bench.device.type),
+        "features": bench.features.name,
+        "device": torch.cuda.get_device_name(bench.device) if cuda else processor,
+        "threads": torch.get_num_threads(),
+        "versions": {"scm_core": scm_core.__version__, "torch": torch.__version__},
+    }
+
+
+def _points(rows: list[Row], distance: str) -> list[Row]:
+    """The rows that took time as points of the plot: one line per model, sampler and guidance."""
+    points = []
+    for row in rows:
+        if row["model"] == "real":
+            continue
+        line = f"teacher, {row['sampler']}, guidance {row['guidance']:g}"
+        points.append(
+            {
+                "name": "student" if row["model"] == "student" else line,
+                "seconds_per_sample": row["seconds_per_sample"],
+                "distance": row[distance],
+                "nfe": round(row["nfe"]),
+            }
+        )
+    return points
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    """A function that opens one bar after another: `with bar(name, total) as advance`."""
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=cli.console, transient=True) as progress:
+
+        @contextlib.contextmanager
+        def bar(name: str, total: int | None) -> Iterator[Advance]:
+            task = progress.add_task(name, total=total)
+            yield lambda n: progress.advance(task, n)
+            progress.remove_task(task)
+            progress.console.print(f"{name}: done")
+
+        yield bar
+
+
+def _write_json(path: Path, content: Row) -> None:
+    """Whole or not at all; UserError when the disk refuses."""
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _date() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__)

@@ -1,0 +1,237 @@
+"""What an evaluation computes: real references, one row per sampler, and the honest ratios."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scm_core import generate
+from scm_core.checkpoint import Checkpoint
+from scm_core.conditioning import Condition
+from scm_core.errors import UserError
+from scm_core.metrics import frechet_distance, kernel_distance, precision_recall
+from scm_core.modality import DataModule, Decoder, Features, Judge, to_device
+from scm_core.samplers import CountedModel
+
+NEIGHBOURS = 3  # k of precision and recall
+Row = dict[str, Any]
+Advance = Callable[[int], None]  # is told how many samples more have been dealt with
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large an evaluation is: ``n`` samples a row, against ``reference`` training samples.
+
+    ``teacher_samplers`` are (name, steps), all with the student's guidance; the first one is the
+    reference, which is also sampled without guidance. Each of ``student_steps`` is one row.
+    """
+
+    n: int
+    reference: int
+    teacher_samplers: tuple[tuple[str, int], ...]
+    student_steps: tuple[int, ...] = (1, 2, 4)
+
+
+SHORT = (("heun", 32), ("dpm", 12), ("dpm", 6))
+FULL = (
+    *(("heun", steps) for steps in (32, 12, 6)),
+    *(("dpm", steps) for steps in (20, 12, 8, 6, 4)),
+    *(("ddim", steps) for steps in (20, 10)),
+)
+PLANS = {
+    "smoke": Plan(32, 200, SHORT),
+    "demo": Plan(500, 2_000, SHORT),
+    "cpu": Plan(5_000, 10_000, FULL),
+    "gpu": Plan(5_000, 10_000, FULL),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to draw samples: which model, by which sampler, in how many steps."""
+
+    model: str  # teacher or student
+    sampler: str
+    steps: int
+    guidance: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """As it is printed, for example "teacher, heun 32 steps, guidance 1.5"."""
+        if self.model == "student":
+            return f"student, {self.steps} step{'s' * (self.steps > 1)}"
+        return f"teacher, {self.sampler} {self.steps} steps, guidance {self.guidance:g}"
+
+
+def settings(plan: Plan, guidance: float) -> list[Setting]:
+    """Every way to draw samples that has a row: the student's, then the teacher's."""
+    rows = [Setting("student", "consistency", steps) for steps in plan.student_steps]
+    rows += [Setting("teacher", *sampler, guidance) for sampler in plan.teacher_samplers]
+    if guidance != 1:
+        rows.append(Setting("teacher", *plan.teacher_samplers[0]))
+    return rows
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Real or drawn samples: features (N, D), conditions, and per-sample scores (N,) by name."""
+
+    features: Tensor
+    condition: Condition
+    scores: dict[str, Tensor]
+
+    def mean_scores(self) -> Row:
+        """The mean of each score."""
+        return {key: value.double().mean().item() for key, value in self.scores.items()}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows are measured with: instruments, sample count ``n``, seed, batch size."""
+
+    features: Features
+    judge: Judge
+    n: int
+    seed: int
+    batch_size: int
+    device: torch.device
+
+    def reference(self, data: DataModule, decoder: Decoder, n: int, advance: Advance) -> Tensor:
+        """Features (N, D) of up to ``n`` training samples, in the order that the seed gives."""
+        torch.manual_seed(self.seed)
+        found: list[Tensor] = []
+        for batch in data.train_dataloader():
+            x = batch.x[: n - sum(map(len, found))]
+            found.append(self.features(decoder.decode(x.to(self.device))).cpu())
+            advance(len(x))
+            if sum(map(len, found)) >= n:
+                break
+        return torch.cat(found)
+
+    def test(self, data: DataModule, decoder: Decoder, advance: Advance) -> Samples:
+        """Up to ``n`` samples of the held-out split, chosen at random by the seed.
+
+        Raises UserError when there are too few to compare with.
+        """
+        parts = []
+        for batch in data.val_dataloader():
+            x, condition = to_device(batch, self.device)
+            parts.append(self._measure(decoder.decode(x), condition))
+            advance(len(x))
+        total = sum(len(part.features) for part in parts)
+        if total <= NEIGHBOURS:
+            raise UserError(f"the held-out split has {total} samples, too few to compare with")
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))
+        return _join(parts, chosen[: self.n])
+
+    @torch.no_grad()
+    def draw(
+        self, model: Checkpoint, setting: Setting, condition: Condition, advance: Advance
+    ) -> tuple[Samples, Row]:
+        """``n`` samples and what one of them cost; sample i takes condition i modulo their number.
+
+        The noise is the same for every setting. Seconds are medians over the batches of full size,
+        divided by that size: other work on the machine, and the first batch, disturb only a few.
+        """
+        counted = CountedModel(model.model)
+        sampler = generate.sampler(
+            setting.sampler, setting.steps, model.sigma_data, setting.guidance, model.condition
+        )
+        parts, sampling, decoding = [], [], []
+        for part in generate.batches(self.n, self.batch_size):
+            places = torch.arange(part.start, part.stop)
+            there = {k: v[places % len(v)].to(self.device) for k, v in condition.items()}
+            noise = generate.seeded_noise(
+                model.shape, len(places), self.seed, model.sigma_data, first=part.start
+            ).to(self.device)
+            generator = generate.fresh_noise(self.seed, part.start, self.device)
+            started = self._now()
+            x = sampler(counted, noise, there, generator)
+            sampled = self._now()
+            media = model.decoder.decode(x)
+            if len(places) == min(self.n, self.batch_size):
+                sampling.append((sampled - started) / len(places))
+                decoding.append((self._now() - sampled) / len(places))
+            parts.append(self._measure(media, there))
+            advance(len(places))
+        seconds = statistics.median(sampling), statistics.median(decoding)
+        cost = {
+            "nfe": counted.nfe(self.n),
+            "seconds_per_sample": sum(seconds),
+            "sampling_seconds": seconds[0],
+            "decoding_seconds": seconds[1],
+        }
+        return _join(parts), cost
+
+    def quality(self, reference: Tensor, samples: Samples) -> Row:
+        """Distances to the training ``reference``, precision, recall and mean scores, by name.
+
+        Precision and recall compare with as many reference samples as there are samples, for they
+        are defined on sets of one size.
+        """
+        name, generator = self.features.name, torch.Generator().manual_seed(self.seed)
+        kid, spread = kernel_distance(reference, samples.features, generator=generator)
+        equal = reference[: len(samples.features)]
+        precision, recall = precision_recall(equal, samples.features, k=NEIGHBOURS)
+        return {
+            f"fd_{name}": frechet_distance(reference, samples.features),
+            f"kid_{name}": kid,
+            f"kid_{name}_std": spread,
+            "precision": precision,
+            "recall": recall,
+            **samples.mean_scores(),
+        }
+
+    def _measure(self, media: Any, condition: Condition) -> Samples:
+        scores = {key: value.cpu() for key, value in self.judge(media, condition).items()}
+        condition = {key: value.cpu() for key, value in condition.items()}
+        return Samples(self.features(media).cpu(), condition, scores)
+
+    def _now(self) -> float:
+        """Seconds on a clock that has waited for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def ratios(rows: list[Row], distance: str) -> Row:
+    """What two steps win, from finished rows; ``distance`` is the key that they are judged by.
+
+    The reference is the teacher's row with the most evaluations. Beside it stand the fewest
+    evaluations by which any row of the teacher reaches the two-step distance: None if none does.
+    """
+    two = next(row for row in rows if row["model"] == "student" and row["steps"] == 2)
+    teacher = [row for row in rows if row["model"] == "teacher"]
+    reference = max(teacher, key=lambda row: row["nfe"])
+    best = min(teacher, key=lambda row: row[distance])
+    equal = [row for row in teacher if row[distance] <= two[distance]]
+    fewest = min(equal, key=lambda row: (row["nfe"], row["seconds_per_sample"]), default=None)
+    time_key = "seconds_per_sample"
+    return {
+        "reference": reference["name"],
+        "reference_time_over_two_step_time": reference[time_key] / two[time_key],
+        "best_teacher": best["name"],
+        "two_step_distance_over_best_teacher": two[distance] / best[distance],
+        "equal_teacher": fewest and fewest["name"],
+        "equal_teacher_nfe": fewest and fewest["nfe"],
+        "equal_teacher_nfe_over_two_step_nfe": fewest and fewest["nfe"] / two["nfe"],
+        "equal_teacher_time_over_two_step_time": fewest and fewest[time_key] / two[time_key],
+    }
+
+
+def _join(parts: list[Samples], chosen: Tensor | slice = slice(None)) -> Samples:
+    """Batches as one set, of which ``chosen`` are kept."""
+    join = {
+        field: {
+            key: torch.cat([getattr(part, field)[key] for part in parts])[chosen]
+            for key in getattr(parts[0], field)
+        }
+        for field in ("condition", "scores")
+    }
+    return Samples(torch.cat([part.features for part in parts])[chosen], **join)

@@ -1,0 +1,300 @@
+"""Evaluation on a toy modality whose samplers are exact, its command line, and the image judge."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from modalities.image import judge as judges
+from modalities.image.data import ImageData, ImageDataModule
+from scm_core import checkpoint, config, evaluate, evaluation
+from scm_core.conditioning import Label
+from scm_core.config import Config
+from scm_core.errors import UserError
+from scm_core.modality import SIGMA_DATA, Batch, ModalitySpec
+
+SCHEMA = {"label": Label(2)}
+
+
+@dataclass
+class ToyData:
+    size: int = 8
+    root: str | None = None
+
+
+@dataclass
+class ToyConfig(Config):
+    modality: str = "test_evaluate:SPEC"
+    data: ToyData = field(default_factory=ToyData)
+
+
+class ToyDataModule:
+    """N(0, sigma_data^2) in any number of elements; three quarters of the test labels are 1."""
+
+    statistics = {}
+    condition = SCHEMA
+
+    def __init__(self, data):
+        self.shape = (1, data.size)
+
+    def setup(self):
+        pass
+
+    def _batches(self, seed, count):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            x = SIGMA_DATA * torch.randn(40, *self.shape, generator=generator)
+            yield Batch(x, {"label": (torch.arange(40) % 4 > 0).long()})
+
+    def train_dataloader(self):
+        return self._batches(1, 100)
+
+    def val_dataloader(self):
+        return self._batches(2, 10)
+
+
+class ToyBackbone(nn.Module):
+    """Exact for that data: F = 0 is its velocity, F = -tan(t/2) x its consistency function."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.student = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x, t, condition):
+        return -self.student * (t / 2).tan()[:, None, None] * x
+
+
+class ToyDecoder:
+    def decode(self, x):
+        return x.double()
+
+
+class ToyFeatures:
+    name = "toy"
+    calls = 0
+
+    def __call__(self, media):
+        type(self).calls += 1
+        return media.flatten(1).float()
+
+
+SPEC = ModalitySpec(
+    name="toy",
+    config=ToyConfig,
+    config_file=Path(__file__).parent / "data" / "toy.yaml",
+    presets=Path(__file__).parent,
+    build_data=lambda config: ToyDataModule(config.data),
+    build_backbone=lambda config, shape, schema: ToyBackbone(shape[-1]),
+    build_decoder=lambda config, statistics: ToyDecoder(),
+    build_features=lambda config: ToyFeatures(),
+    build_judge=lambda config, data: lambda media, c: {"second_class": c["label"].float()},
+)
+
+
+@pytest.fixture
+def student(tmp_path, monkeypatch):
+    """A student's file with its teacher beside it, and a cheap plan."""
+    plan = evaluation.Plan(200, 600, (("heun", 32), ("dpm", 3), ("ddim", 2)))
+    monkeypatch.setitem(evaluation.PLANS, "smoke", plan)
+    for stage, gain in (("teacher", 0.0), ("student", 1.0)):
+        checkpoint.export(
+            tmp_path / f"{stage}.safetensors",
+            {"student": torch.full((8,), gain)},
+            stage=stage,
+            step=7,
+            config=config.defaults(SPEC),
+            shape=(1, 8),
+            condition=SCHEMA,
+            statistics={},
+        )
+    return tmp_path / "student.safetensors"
+
+
+def run(student, *words):
+    """The metrics that the command writes."""
+    evaluate.main([f"checkpoint={student}", "preset=smoke", "batch_size=64", *words])
+    return json.loads((student.parent / "metrics.json").read_text())
+
+
+def test_exact_samplers_are_as_good_as_real_data(student, capsys):
+    metrics = run(student)
+    rows = {row["name"]: row for row in metrics["rows"]}
+    assert {name: row.get("nfe") for name, row in rows.items()} == {
+        "real test set": None,
+        "student, 1 step": 1,
+        "student, 2 steps": 2,
+        "student, 4 steps": 4,
+        "teacher, heun 32 steps, guidance 1.5": 126,
+        "teacher, dpm 3 steps, guidance 1.5": 6,
+        "teacher, ddim 2 steps, guidance 1.5": 4,
+        "teacher, heun 32 steps, guidance 1": 63,
+    }
+    for row in rows.values():
+        assert row["n"] == 200
+        assert row["second_class"] == pytest.approx(0.75, abs=0.1)
+        if "dpm" in row["name"] or "ddim" in row["name"]:  # too few steps for an ODE's sampler
+            assert row["fd_toy"] > 0.5 and row["recall"] < 0.2
+        else:
+            assert row["fd_toy"] < 0.1 and abs(row["kid_toy"]) < 0.01
+            assert row["precision"] > 0.8 and row["recall"] > 0.8
+    drawn = [row["second_class"] for row in metrics["rows"]]
+    assert len(set(drawn)) == 1  # every row is given the test set's own conditions
+    costs = [row for row in metrics["rows"] if row["model"] != "real"]
+    for row in costs:
+        seconds = row["sampling_seconds"] + row["decoding_seconds"]
+        assert row["seconds_per_sample"] == pytest.approx(seconds)
+    assert metrics["ratios"]["reference"] == "teacher, heun 32 steps, guidance 1.5"
+    assert metrics["ratios"]["reference_time_over_two_step_time"] > 5
+    assert metrics["guidance"] == 1.5 and metrics["student"]["step"] == 7
+    assert (student.parent / "quality_time.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "second class" in printed and "Two steps take" in printed
+
+
+def test_a_bad_student_is_seen(student):
+    wrong = load_file(student)["student"] * 0 + 0.5
+    model = checkpoint.load(student)
+    checkpoint.export(
+        student,
+        {"student": wrong},
+        stage="student",
+        step=8,
+        config=model.config,
+        shape=model.shape,
+        condition=model.condition,
+        statistics={},
+    )
+    rows = {row["name"]: row for row in run(student)["rows"]}
+    assert rows["student, 1 step"]["fd_toy"] > 10 * rows["real test set"]["fd_toy"]
+
+
+def test_an_interrupted_evaluation_goes_on(student, monkeypatch):
+    whole = run(student)
+    draw, drawn = evaluation.Bench.draw, []
+
+    def counted(self, model, setting, *rest):
+        if len(drawn) == 3:
+            drawn.append("interrupted")
+            raise KeyboardInterrupt
+        drawn.append(setting.name)
+        return draw(self, model, setting, *rest)
+
+    monkeypatch.setattr(evaluation.Bench, "draw", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(student)
+    resumed = run(student)
+    names = [row["name"] for row in whole["rows"]]
+    assert [row["name"] for row in resumed["rows"]] == names
+    assert [name for name in drawn if name != "interrupted"] == names[1:]
+    for a, b in zip(whole["rows"], resumed["rows"], strict=True):
+        quality = {key for key in a if "seconds" not in key}
+        assert {key: a[key] for key in quality} == {key: b[key] for key in quality}
+
+
+def test_another_seed_does_not_take_up_the_rows_of_the_last(student, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evaluation.Bench, "draw", interrupted)
+        run(student)
+    partial = student.parent / "metrics.partial.json"
+    left = json.loads(partial.read_text())["rows"]["real test set"]
+    fresh = run(student, "seed=1")["rows"][0]
+    assert fresh["fd_toy"] != left["fd_toy"]
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["n=3"], "at least 4"),
+        (["batch_size=0"], "at least 1"),
+        (["preset=smok"], "did you mean smoke"),
+        (["sed=1"], "did you mean seed"),
+        (["data.sise=9"], "did you mean data.size"),
+        (["data.size=9"], r"\(1, 9\)"),
+        (["teacher=nowhere.safetensors"], "no checkpoint at nowhere"),
+        (["modality=image"], "not of image"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_sentence(student, words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        run(student, *words)
+
+
+def test_student_and_teacher_are_not_mistaken_for_each_other(student, tmp_path):
+    with pytest.raises(UserError, match="wants a student"):
+        run(tmp_path / "teacher.safetensors")
+    with pytest.raises(UserError, match="name it by teacher="):
+        run(student, f"teacher={student}")
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_at_once(student, tmp_path):
+    (tmp_path / "file").write_text("")
+    before = ToyFeatures.calls
+    with pytest.raises(UserError, match="cannot write"):
+        run(student, f"out={tmp_path / 'file'}")
+    assert ToyFeatures.calls == before
+
+
+def row(model, steps, nfe, seconds, distance):
+    name = f"{model} {nfe}"
+    return dict(
+        name=name, model=model, steps=steps, nfe=nfe, seconds_per_sample=seconds, fd=distance
+    )
+
+
+def test_ratios_compare_two_steps_with_the_reference_and_with_the_cheapest_equal():
+    rows = [
+        row("real", None, None, None, 1.0),
+        row("student", 1, 1, 0.1, 9.0),
+        row("student", 2, 2, 0.2, 5.0),
+        row("teacher", 32, 126, 12.6, 4.0),
+        row("teacher", 8, 16, 1.6, 5.0),
+        row("teacher", 10, 40, 3.0, 3.9),
+        row("teacher", 4, 8, 0.8, 5.1),
+    ]
+    found = evaluation.ratios(rows, "fd")
+    assert found["reference"] == "teacher 126"
+    assert found["reference_time_over_two_step_time"] == pytest.approx(63)
+    assert found["best_teacher"] == "teacher 40"
+    assert found["two_step_distance_over_best_teacher"] == pytest.approx(5 / 3.9)
+    assert (found["equal_teacher"], found["equal_teacher_nfe"]) == ("teacher 16", 16)
+    assert found["equal_teacher_nfe_over_two_step_nfe"] == pytest.approx(8)
+    assert found["equal_teacher_time_over_two_step_time"] == pytest.approx(8)
+    rows[2]["fd"] = 3.0
+    assert evaluation.ratios(rows, "fd")["equal_teacher"] is None
+
+
+@pytest.fixture(scope="module")
+def images(fashion_root):
+    data = ImageDataModule(ImageData(root=fashion_root, batch_size=50))
+    data.setup()
+    return data
+
+
+def test_the_judge_learns_once_and_is_kept(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "EPOCHS", 15)
+    state = torch.get_rng_state()
+    judge = judges.ClassJudge(images, tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    test = images.test_set.split
+    right = judge(test.images, {"label": test.labels})["class_accuracy"]
+    assert right.shape == test.labels.shape and right.mean() > 0.65
+    wrong = judge(test.images, {"label": (test.labels + 1) % 10})["class_accuracy"]
+    assert wrong.mean() < 0.2
+    monkeypatch.setattr(judges, "_train", None)  # the second time there is nothing to train
+    again = judges.ClassJudge(images, tmp_path)
+    assert torch.equal(again(test.images, {"label": test.labels})["class_accuracy"], right)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 47), (4, 5, 64)])
+def test_the_judge_takes_images_of_any_size(shape):
+    network = judges.Classifier(shape[0], 7)
+    logits = network(torch.randint(256, (3, *shape), dtype=torch.uint8))
+    assert logits.shape == (3, 7) and logits.isfinite().all()
