@@ -1,0 +1,59 @@
+# Two commands: `make demo` trains, samples and evaluates small; `make test` lints and tests.
+# Both build .venv themselves and leave it alone the second time.
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := image,test
+RUN := runs/demo
+DOWNLOAD := apt-get -o APT::Sandbox::User=root download dataset-fashion-mnist
+FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+
+.PHONY: demo test test-all lint docs data clean
+
+demo: .venv/installed data
+	$(BIN)/python -m scm_core.train modality=image preset=demo out=$(RUN)
+	$(BIN)/python -m scm_core.sample checkpoint=$(RUN)/student.safetensors steps=2 n=64 out=$(RUN)/samples
+	$(BIN)/python -m scm_core.evaluate checkpoint=$(RUN)/student.safetensors preset=demo
+	@echo "Open $(RUN)/samples/overview.png   64 images, each drawn in two steps"
+	@echo "     $(RUN)/quality_time.png       quality against time, teacher and student"
+	@echo "     $(RUN)/metrics.json           every figure behind it"
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+test-all: lint
+	$(BIN)/python -m pytest -q -m ""
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+docs: .venv/installed-docs
+	$(BIN)/mkdocs build --strict
+
+# Without the system package, unpack it into data/; without Debian, training downloads it itself.
+data:
+	@test -e $(FASHION) || test -e data/fashion-mnist/train-images-idx3-ubyte.gz || { \
+	  mkdir -p data/deb && cd data/deb && \
+	  command -v apt-get >/dev/null && { $(DOWNLOAD) || \
+	    { test "$$(id -u)" = 0 && apt-get update -qq && $(DOWNLOAD); }; } && \
+	  dpkg-deb -x dataset-fashion-mnist_*.deb . && \
+	  mv usr/share/datasets/fashion-mnist ../fashion-mnist; \
+	} || echo "No Debian package dataset-fashion-mnist here: training will download the set itself."
+	@rm -rf data/deb
+
+.venv/installed: pyproject.toml
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { \
+	  test "$$(id -u)" = 0 && apt-get update && apt-get install -y python3-venv && \
+	  $(PYTHON) -m venv --clear .venv; } || { \
+	  echo "error: python3 cannot make a virtual environment: install python3-venv." >&2; exit 2; }
+	@echo "Installing into .venv: once, about 5 GB, most of it PyTorch."
+	$(BIN)/pip install -e '.[$(EXTRAS)]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install -e '.[docs]'
+	@touch $@
+
+clean:
+	rm -rf build dist site *.egg-info

@@ -1,0 +1,57 @@
+"""What two-step sampling costs beside two bare forward passes: `python benchmarks/sampling.py`.
+
+Both decode their samples; rounds alternate, medians are printed. Bar: a ratio of at most 1.1.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from scm_core import generate
+from scm_core.sample import drawer, open_checkpoint
+
+ROUNDS = 15
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def main() -> None:
+    model = open_checkpoint(None, "image")
+    draw = drawer(model, steps=2)
+    for n in (1, 16, 128):
+        condition = generate.cycled_condition(model.condition, n)
+        condition = {key: value.to(model.device) for key, value in condition.items()}
+        x = generate.seeded_noise(model.shape, n, 0, model.sigma_data).to(model.device)
+        t = torch.full((n,), 1.1, device=model.device)
+
+        def sample(x=x, condition=condition):
+            return model.decoder.decode(draw(model.model, x, condition))
+
+        def bare(x=x, t=t, condition=condition):
+            model.model(x, t, condition)
+            return model.decoder.decode(model.model(x, t, condition))
+
+        for work in (sample, bare):
+            work()
+        rounds = [(seconds(sample), seconds(bare)) for _ in range(ROUNDS)]
+        two, forwards = (1e3 * statistics.median(column) for column in zip(*rounds, strict=True))
+        ratio = statistics.median(a / b for a, b in rounds)
+        print(
+            f"batch {n:4d}: two steps {two:8.2f} ms, two forward passes {forwards:8.2f} ms, "
+            f"ratio {ratio:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
