@@ -36,14 +36,17 @@ class TeacherConfig:
 @dataclass
 class StudentConfig:
     """The consistency student. `method` is `distill` (sCD, from the teacher) or `train` (sCT, from
-    data alone, started from the teacher's weights). `guidance` is folded into the teacher's
-    velocity; `tangent_warmup` is H; `norm` and `c` normalise the tangent."""
+    data alone, started from the teacher's weights). `midtraining` is the number of first steps that
+    regress the ends of the teacher's trajectories of `solver_steps` steps. `guidance` is folded
+    into the teacher's velocity; `tangent_warmup` is H; `norm` and `c` normalise the tangent."""
 
     method: str = "distill"
     max_steps: int = 100_000
     lr: float = 3e-4
     lr_warmup: int = 100
     ema: float = 0.05
+    midtraining: int = 0
+    solver_steps: int = 12
     guidance: float = 1.0
     tangent_warmup: int = 10_000
     norm: str = "rms"

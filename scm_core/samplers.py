@@ -134,7 +134,6 @@ def heun(
     return x
 
 
-@torch.no_grad()
 def dpm_solver(
     model: Model,
     noise: Tensor,
@@ -147,13 +146,26 @@ def dpm_solver(
     Lu et al. 2022, arXiv 2211.01095, algorithm 2, with `alpha = cos t`, `sigma = sin t` and
     `lambda = -log tan t`. A step to t = 0 is of first order. NFE: `len(times) - 1`.
     """
+    return dpm_solver_path(model, noise, times, sigma_data, condition)[-1]
+
+
+@torch.no_grad()
+def dpm_solver_path(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> list[Tensor]:
+    """What `dpm_solver` passes through: x at each of `times`, the noise first."""
     flow = TrigFlow(sigma_data)
     times = torch.as_tensor(times, dtype=torch.float64)
     x, previous, previous_h = noise, None, None
+    path = [noise]
     for t, s in zip(times[:-1], times[1:], strict=True):
         denoised = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(x))
         if s == 0:
-            return denoised
+            return [*path, denoised]
         h = t.tan().log() - s.tan().log()
         estimate = denoised
         if previous is not None:
@@ -161,7 +173,8 @@ def dpm_solver(
             estimate = denoised + correction * (denoised - previous)
         x = (s.sin() / t.sin()).to(x) * x - (s.cos() * torch.expm1(-h)).to(x) * estimate
         previous, previous_h = denoised, h
-    return x
+        path.append(x)
+    return path
 
 
 class CountedModel:

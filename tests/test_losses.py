@@ -7,6 +7,8 @@ from gaussian import Gaussian
 from scm_core import TrigFlow
 from scm_core.losses import consistency
 from scm_core.losses.diffusion import diffusion_loss
+from scm_core.losses.midtraining import endpoint_loss, jittered_times
+from scm_core.samplers import ode_times
 from scm_core.trigflow import expand_time
 
 SD = 0.5
@@ -137,3 +139,24 @@ def test_learned_weight_is_best_at_minus_log_loss():
     best = weight.detach() - error.log()
     (slope,) = torch.autograd.grad(diffusion_loss(F, velocity, weight + best, SD).sum(), weight)
     assert slope.abs().item() < 1e-6
+
+
+def test_a_perfect_student_has_no_endpoint_error():
+    exact = Gaussian(0.3, 0.2, SD)
+    x_t = sample()
+    end = exact.flow_map(x_t, T, torch.zeros_like(T))
+    zero = torch.zeros_like(T)
+    F = exact.student(x_t / SD, T)
+    assert endpoint_loss(F, x_t, end, T, zero, SD).abs().max() < 1e-20
+    off = endpoint_loss(F + 0.1, x_t, end, T, zero, SD)
+    torch.testing.assert_close(off, torch.full_like(T, 0.01))
+
+
+def test_jittered_times_keep_the_ends_and_cover_what_lies_between():
+    times = ode_times(6, SD)
+    drawn = torch.stack([jittered_times(times, u) for u in torch.linspace(0.05, 1, 20).tolist()])
+    assert (drawn[:, 0] == times[0]).all() and (drawn[:, -1] == 0).all()
+    assert (drawn.diff(dim=1) < 0).all()
+    assert (drawn[:, 1:-1] <= times[:-2]).all() and (drawn[:, 1:-1] >= times[1:-1]).all()
+    gaps = drawn[:, 1:-1].flatten().sort().values.diff()
+    assert gaps.max() < 0.1 * times.diff().abs().max()

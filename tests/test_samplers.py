@@ -121,3 +121,11 @@ def test_steps_must_be_positive():
         samplers.ode_times(0, SD)
     with pytest.raises(ValueError, match="steps"):
         samplers.consistency_times(0, SD)
+
+
+def test_the_path_of_dpm_solver_follows_the_exact_flow():
+    times = samplers.ode_times(200, SD)
+    path = samplers.dpm_solver_path(EXACT.teacher, NOISE, times, SD)
+    assert len(path) == len(times) and path[0] is NOISE
+    for x, t in zip(path, times, strict=True):
+        torch.testing.assert_close(x, EXACT.flow_map(NOISE, times[0], t), rtol=0, atol=2e-3)

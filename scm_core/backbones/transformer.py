@@ -70,7 +70,7 @@ class Transformer(nn.Module):
         embedding = functional.silu(self.time(t) + self.condition(condition, t))
         features = self.stem(x)
         grid = tuple(features.shape[2:])
-        tokens = features.flatten(2).transpose(1, 2)
+        tokens = features.flatten(2).transpose(1, 2).contiguous()
         tokens = tokens + grid_positions(grid, self.width, tokens.device).to(tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens, embedding)

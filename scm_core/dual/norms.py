@@ -72,7 +72,7 @@ def group_norm(
 def rms_norm(x: Dual, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Dual:
     """y = w n with n = x / rms(x); dy = w (dx - n mean(n dx)) / rms(x)."""
     x0, dx = _raised(x)
-    y, r = torch._fused_rms_norm(x0, shape, weight, eps)
+    y, r = aten._fused_rms_norm(x0, shape, weight, eps)
     dims = tuple(range(-len(shape), 0))
 
     def tangent() -> Tensor:
