@@ -30,6 +30,7 @@ from scm_core.dual import jvp
 from scm_core.losses.consistency import consistency_loss, normalise, student_tangent
 from scm_core.losses.diffusion import diffusion_loss
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIGMA_DATA = 0.5
 SCHEMA = {"label": Label(10)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,16 +56,16 @@ NETWORKS: dict[str, tuple[Callable[[tuple[int, ...]], nn.Module], int, tuple[int
 def noised(batch: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """x_t, its velocity, t and the condition of a random batch."""
     path = TrigFlow(SIGMA_DATA)
-    x0, noise = SIGMA_DATA * torch.randn(batch, *shape), SIGMA_DATA * torch.randn(batch, *shape)
-    t = torch.rand(batch) * 1.5
-    condition = {"label": torch.randint(0, 10, (batch,))}
+    x0, noise = (SIGMA_DATA * torch.randn(batch, *shape, device=DEVICE) for _ in range(2))
+    t = torch.rand(batch, device=DEVICE) * 1.5
+    condition = {"label": torch.randint(0, 10, (batch,), device=DEVICE)}
     return path.interpolate(x0, noise, t), path.velocity(x0, noise, t), t, condition
 
 
 def diffusion(network: nn.Module, batch: int, shape: tuple[int, ...]) -> None:
     x_t, velocity, t, condition = noised(batch, shape)
     F = network(x_t / SIGMA_DATA, t, condition).float()
-    diffusion_loss(F, velocity, torch.zeros(batch), SIGMA_DATA).mean().backward()
+    diffusion_loss(F, velocity, torch.zeros(batch, device=DEVICE), SIGMA_DATA).mean().backward()
 
 
 def consistency(derivative: Callable[..., Any]) -> Step:
@@ -73,7 +74,7 @@ def consistency(derivative: Callable[..., Any]) -> Step:
         F, g = student_tangent(
             derivative, network, x_t, velocity, t, SIGMA_DATA, 1.0, condition=condition
         )
-        consistency_loss(F, normalise(g), torch.zeros(batch)).mean().backward()
+        consistency_loss(F, normalise(g), torch.zeros(batch, device=DEVICE)).mean().backward()
 
     return step
 
@@ -100,15 +101,17 @@ STEPS: dict[str, Step] = {
 def run(step: Step, network: nn.Module, batch: int, shape: tuple[int, ...], dtype: str) -> None:
     """One step from cleared gradients; bfloat16 by autocast."""
     network.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
         step(network, batch, shape)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def times(name: str, dtype: str, rounds: int) -> dict[str, float]:
     """Median seconds of each kind of step, a round of all kinds at a time; nan if it fails."""
     build, batch, shape = NETWORKS[name]
     torch.manual_seed(0)
-    network = build(shape)
+    network = build(shape).to(DEVICE)
     seconds: dict[str, list[float]] = {kind: [] for kind in STEPS}
     for _ in range(rounds + 2):
         for kind, step in STEPS.items():
@@ -126,7 +129,12 @@ def peak(name: str, dtype: str, step: Step) -> float:
     """MiB of tensors that a step adds at its highest, kernels' own buffers included."""
     build, batch, shape = NETWORKS[name]
     torch.manual_seed(0)
-    network = build(shape)
+    network = build(shape).to(DEVICE)
+    if DEVICE == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run(step, network, batch, shape, dtype)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run(step, network, batch, shape, dtype)
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -140,8 +148,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    dtypes = list(DTYPES) if torch.cpu._is_amx_tile_supported() else ["float32"]
-    print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds\n")
+    fast = DEVICE == "cuda" or torch.cpu._is_amx_tile_supported()
+    dtypes = list(DTYPES) if fast else ["float32"]
+    print(
+        f"torch {torch.__version__}, {DEVICE}, {options.threads} threads, {options.rounds} rounds\n"
+    )
     print(f"{'':<40}{'ms':>8}{'ratio':>8}{'peak MiB':>12}{'ratio':>8}")
     for dtype in dtypes:
         for name in NETWORKS:

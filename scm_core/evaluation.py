@@ -40,9 +40,9 @@ class Plan:
 
 SHORT = (("heun", 32), ("dpm", 12), ("dpm", 6))
 FULL = (
-    *(("heun", steps) for steps in (32, 12, 6)),
-    *(("dpm", steps) for steps in (20, 12, 8, 6, 4)),
-    *(("ddim", steps) for steps in (20, 10)),
+    *(("heun", steps) for steps in (32, 8)),
+    *(("dpm", steps) for steps in (20, 12, 8, 6, 4, 3)),
+    ("ddim", 16),
 )
 PLANS = {
     "smoke": Plan(32, 200, SHORT),

@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"stage={unknown.pop()} is none of {', '.join(STAGES)}")
     if settings.student.method not in ("distill", "train"):
         raise UserError(f"student.method={settings.student.method} is neither distill nor train")
+    if settings.student.method == "train" and settings.student.midtraining:
+        raise UserError("student.midtraining follows a teacher: it needs student.method=distill")
     run = Run(spec, settings)
     for stage in stages:
         run.train(stage)

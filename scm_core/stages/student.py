@@ -26,10 +26,8 @@ class Student(Stage):
     """Learns where the probability-flow ODE ends.
 
     With a `teacher` the ODE is the teacher's, guided (sCD); without, it is estimated from the data
-    (sCT). The teacher is frozen and stays out of checkpoints.
+    (sCT). Its first steps may be mid-training. The teacher is frozen and stays out of checkpoints.
     """
-
-    watched_name = "|g|"
 
     def __init__(
         self, backbone: nn.Module, schema: Schema, config: Any, teacher: nn.Module | None
@@ -37,6 +35,10 @@ class Student(Stage):
         super().__init__(backbone, schema, config)
         # In a list the teacher is no submodule: it is neither trained, nor saved, nor wrapped.
         self.teacher = [teacher.eval().requires_grad_(False)] if teacher else []
+
+    @property
+    def watched_name(self) -> str:
+        return "error" if self.global_step < self.config.midtraining else "|g|"
 
     def networks(self) -> list[nn.Module]:
         return [self.backbone, *self.teacher]
