@@ -1,0 +1,36 @@
+"""The shipped checkpoints: small, described by their own figures, and working."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from scm_core import generate, media
+from scm_core.sample import draw_all, drawer, open_checkpoint
+
+SHIPPED = sorted((Path(__file__).parents[1] / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_the_figures_are_those_of_the_weights(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for stage in ("teacher", "student"):
+        weights = (folder / f"{stage}.safetensors").read_bytes()
+        assert len(weights) < 12_000_000
+        assert metrics[stage]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert metrics["n"] >= 5000
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_two_steps_by_the_modality_alone(folder, tmp_path):
+    """The shipped student draws samples of the data's scale, and its decoder shows them."""
+    model = open_checkpoint(None, folder.name)
+    condition = generate.cycled_condition(model.condition, 40)
+    x = draw_all(model, drawer(model), condition, 40, seed=0, batch_size=40)
+    assert x.shape == (40, *model.shape) and x.isfinite().all()
+    assert 0.8 * model.sigma_data < x.std() < 1.2 * model.sigma_data
+    picture = model.decoder.preview(model.decoder.decode(x))
+    assert picture.dtype == torch.uint8
+    assert media.write_png(picture, tmp_path / "overview.png").stat().st_size > 1000
