@@ -24,6 +24,8 @@ from scm_core.conditioning import Condition, Schema, schema_from_dict, schema_to
 from scm_core.errors import UserError
 
 FORMAT = "scm-core-1"
+# What a command was told about one run and one machine is not the model's.
+OF_THE_RUN = ("stage", "out", "max_steps", "max_time")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def export(
         "shape": list(shape),
         "condition": schema_to_dict(condition),
         "statistics": statistics,
-        "config": configuration.plain(config),
+        "config": {k: v for k, v in configuration.plain(config).items() if k not in OF_THE_RUN},
     }
     metadata = {key: json.dumps(value) for key, value in described.items()}
     partial = path.with_suffix(".partial")

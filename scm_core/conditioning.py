@@ -19,10 +19,14 @@ Condition = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Label:
-    """One of `classes` classes, int64 (B,); the null class is `classes`."""
+    """One of `classes` classes, int64 (B,), counted from 0; the null class is `classes`.
+
+    People name a class by one of `names`, or by its number, of which `first` is the lowest.
+    """
 
     classes: int
     names: tuple[str, ...] = ()
+    first: int = 0
 
     def null(self, n: int) -> Tensor:
         return torch.full((n,), self.classes)
@@ -36,13 +40,14 @@ class Label:
         if str(text).lower() in lowered:
             return lowered.index(str(text).lower())
         try:
-            number = int(text)
+            index = int(text) - self.first
         except ValueError:
-            number = -1
-        if 0 <= number < self.classes:
-            return number
+            index = -1
+        if 0 <= index < self.classes:
+            return index
+        last = self.first + self.classes - 1
         names = f" or one of: {', '.join(self.names)}" if self.names else ""
-        raise UserError(f"no class {text!r}: give 0 to {self.classes - 1}{names}")
+        raise UserError(f"no class {text!r}: give {self.first} to {last}{names}")
 
 
 @dataclass(frozen=True)

@@ -34,25 +34,51 @@ class TeacherConfig:
 
 
 @dataclass
+class MidtrainingConfig:
+    """The student's first `steps`, which regress the ends of the teacher's trajectories of
+    `solver_steps` steps, with a learning rate of their own."""
+
+    steps: int = 0
+    lr: float = 1e-3
+    solver_steps: int = 12
+
+
+@dataclass
+class ScoreConfig:
+    """The score regulariser, in the loss with `weight`. A third network, the fake score, follows
+    with the learning rate `lr` what the student draws, learning from each sample at `draws` times.
+    `rollouts` are the numbers of steps that samples are drawn in, one of them a training step;
+    `P_mean` and `P_std` shape the proposal over t."""
+
+    weight: float = 0.0
+    lr: float = 4e-4
+    draws: int = 2
+    rollouts: list[int] = field(default_factory=lambda: [1, 2, 4])
+    P_mean: float = -0.4
+    P_std: float = 1.6
+
+
+@dataclass
 class StudentConfig:
     """The consistency student. `method` is `distill` (sCD, from the teacher) or `train` (sCT, from
-    data alone, started from the teacher's weights). `midtraining` is the number of first steps that
-    regress the ends of the teacher's trajectories of `solver_steps` steps. `guidance` is folded
-    into the teacher's velocity; `tangent_warmup` is H; `norm` and `c` normalise the tangent."""
+    data alone, started from the teacher's weights). `guidance` is folded into the teacher's
+    velocity; `consistency` is the weight of the consistency loss; `tangent_warmup` is H; `norm` and
+    `c` normalise the tangent."""
 
     method: str = "distill"
     max_steps: int = 100_000
     lr: float = 3e-4
     lr_warmup: int = 100
     ema: float = 0.05
-    midtraining: int = 0
-    solver_steps: int = 12
     guidance: float = 1.0
+    consistency: float = 1.0
     tangent_warmup: int = 10_000
     norm: str = "rms"
     c: float = 0.1
     P_mean: float = -1.0
     P_std: float = 1.4
+    midtraining: MidtrainingConfig = field(default_factory=MidtrainingConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
 
 
 @dataclass

@@ -26,19 +26,16 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich import box
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-from rich.table import Table
 
 import scm_core
-from scm_core import checkpoint, cli, config, evaluation, media
+from scm_core import checkpoint, cli, config, evaluation, media, report
 from scm_core.checkpoint import Checkpoint
 from scm_core.errors import UserError
 from scm_core.evaluation import Advance, Bench, Plan, Row
 from scm_core.sample import open_checkpoint
 
-FIXED = ("name", "model", "sampler", "steps", "guidance", "n", "nfe")
+REAL, DECODED = "real test set", "real test set, decoded"
 
 
 @dataclass
@@ -60,8 +57,9 @@ def main(arguments: list[str]) -> None:
     words = config.parse(arguments)
     data_words = OmegaConf.create({"data": words.pop("data", {})})
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", words))
-    plan = _plan(settings)
+    preset = _preset(settings)
     student, teacher = _models(settings)
+    plan = evaluation.PLANS[preset]
     out = Path(settings.out) if settings.out else student.path.parent
     full_config = config.merge(student.config, ("command line", data_words))
     data = student.spec.build_data(full_config)
@@ -71,19 +69,19 @@ def main(arguments: list[str]) -> None:
     bench = Bench(
         features=student.spec.build_features(full_config),
         judge=student.spec.build_judge(full_config, data),
-        n=settings.n or plan.n,
+        n=settings.n or student.spec.evaluation_samples.get(preset, plan.n),
         seed=settings.seed,
         batch_size=settings.batch_size,
         device=student.device,
     )
     about = _about(student, teacher, full_config, bench, plan)
-    rows = measure(bench, plan, student, teacher, data, full_config, Partial(out, about))
+    rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about))
     distance = f"fd_{bench.features.name}"
-    found = evaluation.ratios(rows, distance)
+    found = evaluation.ratios(rows, distance, scores)
     _write_json(out / "metrics.json", {**about, "date": _date(), "rows": rows, "ratios": found})
-    plot = media.quality_time_plot(_points(rows, distance), out / "quality_time.png")
+    plot = media.quality_time_plot(report.points(rows, distance), out / "quality_time.png")
     (out / Partial.NAME).unlink(missing_ok=True)
-    show(rows, found, bench.features.name)
+    report.show(rows, found, bench.features.name, student.spec.bars)
     cli.console.print(f"{out / 'metrics.json'}, {plot}")
 
 
@@ -93,19 +91,24 @@ def measure(
     student: Checkpoint,
     teacher: Checkpoint,
     data: Any,
-    full_config: DictConfig,
     partial: Partial,
-) -> list[Row]:
-    """All rows, the real test set's first, each kept in ``partial`` as soon as it is finished."""
-    decoder = student.spec.build_decoder(full_config, data.statistics)
+) -> tuple[list[Row], list[str]]:
+    """All rows, each kept in ``partial`` as soon as it is finished, and the names of the scores.
+
+    The first row is the real test set, the second the same through a decoder that is not exact.
+    """
     with _progress() as bar:
         with bar("real training samples", plan.reference) as advance:
-            reference = bench.reference(data, decoder, plan.reference, advance)
+            reference = bench.reference(data, plan.reference, advance)
         with bar("real test samples", None) as advance:
-            test = bench.test(data, decoder, advance)
-        if "real test set" not in partial.rows:
-            row = {"name": "real test set", "model": "real", "n": len(test.features)}
-            partial.add({**row, **bench.quality(reference, test)})
+            test = bench.test(data, advance)
+        row = {"model": "real", "n": len(test.features)}
+        if REAL not in partial.rows:
+            partial.add({"name": REAL, **row, **bench.quality(reference, test)})
+        if DECODED not in partial.rows and not student.decoder.exact:
+            with bar(DECODED, len(test.features)) as advance:
+                floor = bench.test(data, advance, through=student.decoder)
+                partial.add({"name": DECODED, **row, **bench.quality(reference, floor)})
         for setting in evaluation.settings(plan, student.config.student.guidance):
             if setting.name in partial.rows:
                 continue
@@ -114,7 +117,7 @@ def measure(
                 samples, cost = bench.draw(model, setting, test.condition, advance)
                 row = {"name": setting.name, **vars(setting), "n": bench.n, **cost}
                 partial.add({**row, **bench.quality(reference, samples)})
-    return list(partial.rows.values())
+    return list(partial.rows.values()), list(test.scores)
 
 
 class Partial:
@@ -140,48 +143,8 @@ class Partial:
         _write_json(self.path, {"about": self.about, "rows": self.rows})
 
 
-def show(rows: list[Row], found: Row, extractor: str) -> None:
-    """Print the rows as a table, and the ratios in words."""
-    shared = (f"fd_{extractor}", f"kid_{extractor}", f"kid_{extractor}_std")
-    costs = ("seconds_per_sample", "sampling_seconds", "decoding_seconds")
-    more = [key for key in rows[0] if key not in (*FIXED, *shared, *costs)]
-    title = f"distances in {extractor} to real training samples, {rows[-1]['n']} samples a row"
-    table = Table(box=box.SIMPLE_HEAD, title=title)
-    table.add_column("", min_width=20)
-    for head in ("NFE", "ms/sample", "FD", "KID"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for key in more:
-        table.add_column(key.replace("_", " "), justify="right")
-    for row in rows:
-        seconds = row.get("seconds_per_sample")
-        table.add_row(
-            row["name"],
-            f"{row['nfe']:g}" if seconds else "",
-            f"{1000 * seconds:.2f}" if seconds else "",
-            f"{row[shared[0]]:.2f}",
-            f"{row[shared[1]]:.3f} ± {row[shared[2]]:.3f}",
-            *(f"{row[key]:.3f}" for key in more),
-        )
-    wide = cli.console if cli.console.is_terminal else Console(width=120, highlight=False)
-    wide.print(table)
-    cli.console.print(
-        f"Two steps take {found['reference_time_over_two_step_time']:.1f} times less time than "
-        f"the reference ({found['reference']}); their distance is "
-        f"{found['two_step_distance_over_best_teacher']:.3f} times that of the best teacher row "
-        f"({found['best_teacher']})."
-    )
-    if found["equal_teacher"]:
-        cli.console.print(
-            f"The fewest evaluations by which the teacher reaches the two-step distance are "
-            f"{found['equal_teacher_nfe']:g} ({found['equal_teacher']}): "
-            f"{found['equal_teacher_nfe_over_two_step_nfe']:.1f} times as many, in "
-            f"{found['equal_teacher_time_over_two_step_time']:.1f} times the time."
-        )
-    else:
-        cli.console.print("No row of the teacher reaches the two-step distance.")
-
-
-def _plan(settings: DictConfig) -> Plan:
+def _preset(settings: DictConfig) -> str:
+    """The name of the plan, once all that can be wrong about the sizes is checked."""
     preset = settings.preset or config.default_preset()
     if preset not in evaluation.PLANS:
         raise UserError(f"no preset {preset}; {config.nearest(preset, list(evaluation.PLANS))}")
@@ -190,7 +153,7 @@ def _plan(settings: DictConfig) -> Plan:
         raise UserError(f"n={settings.n} must be at least {least}")
     if settings.batch_size < 1:
         raise UserError(f"batch_size={settings.batch_size} must be at least 1")
-    return evaluation.PLANS[preset]
+    return preset
 
 
 def _models(settings: DictConfig) -> tuple[Checkpoint, Checkpoint]:
@@ -209,7 +172,9 @@ def _about(
     student: Checkpoint, teacher: Checkpoint, full_config: DictConfig, bench: Bench, plan: Plan
 ) -> Row:
     """All that the figures depend on; rows of another description are not taken up again."""
-    data = {key: v for key, v in config.plain(full_config)["data"].items() if key != "root"}
+    plain = config.plain(full_config)
+    data = {key: value for key, value in plain["data"].items() if key != "root"}
+    decoder = {"decoder": plain["decoder"]} if "decoder" in plain else {}
     cuda = bench.device.type == "cuda"
     processor = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}"
     return {
@@ -218,6 +183,7 @@ def _about(
         "teacher": {"step": teacher.step, "sha256": _sha256(teacher.path)},
         "guidance": student.config.student.guidance,
         "data": data,
+        **decoder,
         "n": bench.n,
         "reference_samples": plan.reference,
         "seed": bench.seed,
@@ -228,24 +194,6 @@ def _about(
         "threads": torch.get_num_threads(),
         "versions": {"scm_core": scm_core.__version__, "torch": torch.__version__},
     }
-
-
-def _points(rows: list[Row], distance: str) -> list[Row]:
-    """The rows that took time as points of the plot: one line per model, sampler and guidance."""
-    points = []
-    for row in rows:
-        if row["model"] == "real":
-            continue
-        line = f"teacher, {row['sampler']}, guidance {row['guidance']:g}"
-        points.append(
-            {
-                "name": "student" if row["model"] == "student" else line,
-                "seconds_per_sample": row["seconds_per_sample"],
-                "distance": row[distance],
-                "nfe": round(row["nfe"]),
-            }
-        )
-    return points
 
 
 @contextlib.contextmanager

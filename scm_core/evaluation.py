@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from scm_core.checkpoint import Checkpoint
 from scm_core.conditioning import Condition
 from scm_core.errors import UserError
 from scm_core.metrics import frechet_distance, kernel_distance, precision_recall
-from scm_core.modality import DataModule, Decoder, Features, Judge, to_device
+from scm_core.modality import DataModule, Decoder, Features, Judge
 from scm_core.samplers import CountedModel
 
 NEIGHBOURS = 3  # k of precision and recall
@@ -98,33 +98,42 @@ class Bench:
     batch_size: int
     device: torch.device
 
-    def reference(self, data: DataModule, decoder: Decoder, n: int, advance: Advance) -> Tensor:
-        """Features (N, D) of up to ``n`` training samples, in the order that the seed gives."""
+    def reference(self, data: DataModule, n: int, advance: Advance) -> Tensor:
+        """Features (N, D) of up to ``n`` real training media, in the order that the seed gives."""
         torch.manual_seed(self.seed)
         found: list[Tensor] = []
-        for batch in data.train_dataloader():
-            x = batch.x[: n - sum(map(len, found))]
-            found.append(self.features(decoder.decode(x.to(self.device))).cpu())
-            advance(len(x))
+        for media, _ in data.real("train"):
+            media = media[: n - sum(map(len, found))]
+            found.append(self.features(media.to(self.device)).cpu())
+            advance(len(media))
             if sum(map(len, found)) >= n:
                 break
         return torch.cat(found)
 
-    def test(self, data: DataModule, decoder: Decoder, advance: Advance) -> Samples:
-        """Up to ``n`` samples of the held-out split, chosen at random by the seed.
+    @torch.no_grad()
+    def test(self, data: DataModule, advance: Advance, through: Decoder | None = None) -> Samples:
+        """Up to ``n`` real media of the held-out split, chosen at random by the seed.
 
-        Raises UserError when there are too few to compare with.
+        They are first encoded and decoded where ``through`` is a decoder. Raises UserError when
+        there are too few to compare with.
         """
-        parts = []
-        for batch in data.val_dataloader():
-            x, condition = to_device(batch, self.device)
-            parts.append(self._measure(decoder.decode(x), condition))
-            advance(len(x))
-        total = sum(len(part.features) for part in parts)
+        total = sum(len(batch.x) for batch in data.val_dataloader())
         if total <= NEIGHBOURS:
             raise UserError(f"the held-out split has {total} samples, too few to compare with")
-        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))
-        return _join(parts, chosen[: self.n])
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))[: self.n]
+        parts, passed = [], 0
+        for media, condition in data.real("test"):
+            here = (chosen - passed).sort().values
+            here = here[(here >= 0) & (here < len(media))]
+            passed += len(media)
+            if not len(here):
+                continue
+            media = media[here].to(self.device)
+            media = through.decode(through.encode(media)) if through else media
+            condition = {key: value[here].to(self.device) for key, value in condition.items()}
+            parts.append(self._measure(media, condition))
+            advance(len(here))
+        return _join(parts, chosen.argsort().argsort())
 
     @torch.no_grad()
     def draw(
@@ -134,6 +143,8 @@ class Bench:
 
         The noise is the same for every setting. Seconds are medians over the batches of full size,
         divided by that size: other work on the machine, and the first batch, disturb only a few.
+        Where the decoder knows how long media last, so does the cost: ``real_time_factor`` is that
+        over all seconds spent.
         """
         counted = CountedModel(model.model)
         sampler = generate.sampler(
@@ -163,6 +174,9 @@ class Bench:
             "sampling_seconds": seconds[0],
             "decoding_seconds": seconds[1],
         }
+        if hasattr(model.decoder, "seconds"):
+            cost["media_seconds"] = model.decoder.seconds(media)
+            cost["real_time_factor"] = cost["media_seconds"] / cost["seconds_per_sample"]
         return _join(parts), cost
 
     def quality(self, reference: Tensor, samples: Samples) -> Row:
@@ -196,28 +210,40 @@ class Bench:
         return time.perf_counter()
 
 
-def ratios(rows: list[Row], distance: str) -> Row:
+def ratios(rows: list[Row], distance: str, scores: Sequence[str] = ()) -> Row:
     """What two steps win, from finished rows; ``distance`` is the key that they are judged by.
 
     The reference is the teacher's row with the most evaluations. Beside it stand the fewest
     evaluations by which any row of the teacher reaches the two-step distance: None if none does.
+    Times include the decoding, "sampling" times do not. Each of ``scores`` is divided by that of
+    the first row of real media: None where that is 0.
     """
+    real = next(row for row in rows if row["model"] == "real")
     two = next(row for row in rows if row["model"] == "student" and row["steps"] == 2)
     teacher = [row for row in rows if row["model"] == "teacher"]
     reference = max(teacher, key=lambda row: row["nfe"])
     best = min(teacher, key=lambda row: row[distance])
     equal = [row for row in teacher if row[distance] <= two[distance]]
     fewest = min(equal, key=lambda row: (row["nfe"], row["seconds_per_sample"]), default=None)
-    time_key = "seconds_per_sample"
+
+    def over_two(row: Row | None, key: str) -> float | None:
+        return row and row[key] / two[key]
+
     return {
         "reference": reference["name"],
-        "reference_time_over_two_step_time": reference[time_key] / two[time_key],
+        "reference_sampling_over_two_step_sampling": over_two(reference, "sampling_seconds"),
+        "reference_time_over_two_step_time": over_two(reference, "seconds_per_sample"),
         "best_teacher": best["name"],
         "two_step_distance_over_best_teacher": two[distance] / best[distance],
         "equal_teacher": fewest and fewest["name"],
         "equal_teacher_nfe": fewest and fewest["nfe"],
-        "equal_teacher_nfe_over_two_step_nfe": fewest and fewest["nfe"] / two["nfe"],
-        "equal_teacher_time_over_two_step_time": fewest and fewest[time_key] / two[time_key],
+        "equal_teacher_nfe_over_two_step_nfe": over_two(fewest, "nfe"),
+        "equal_teacher_sampling_over_two_step_sampling": over_two(fewest, "sampling_seconds"),
+        "equal_teacher_time_over_two_step_time": over_two(fewest, "seconds_per_sample"),
+        **{
+            f"two_step_{key}_over_real": two[key] / real[key] if real[key] else None
+            for key in scores
+        },
     }
 
 

@@ -1,13 +1,15 @@
-"""Everything that is written to be looked at: image grids, PNG files and plots."""
+"""Everything that is written to be looked at or listened to: pictures, plots and sound files."""
 
 from __future__ import annotations
 
 import math
 import os
+import wave
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -58,6 +60,32 @@ def write_png(picture: Tensor, path: str | Path, text: Mapping[str, str] | None 
     return _whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 
+def spectrogram_images(log_mels: Tensor) -> Tensor:
+    """Log-mels (B, mels, frames) as uint8 images (B, 3, mels, frames), low notes at the bottom.
+
+    Black is silence, ln 1e-5; the brightest is a magnitude of e, which few sounds reach.
+    """
+    from matplotlib import colormaps  # half a second: only to draw
+
+    low, high = math.log(1e-5), 1.0
+    colours = torch.from_numpy(colormaps["magma"](range(256), bytes=True)[:, :3].copy())
+    levels = ((log_mels.detach().cpu().float() - low) / (high - low) * 255).round().clamp(0, 255)
+    return colours[levels.long().flip(1)].permute(0, 3, 1, 2)
+
+
+def write_sound(waveform: Tensor, path: str | Path, sample_rate: int) -> Path:
+    """Write a waveform (samples,) as 16 bits whole or not at all; return its path.
+
+    The name's ending chooses .wav or .flac. What exceeds [-1, 1] is made quieter, not clipped.
+    Raises UserError when it cannot be written.
+    """
+    values = waveform.detach().cpu().double()
+    values = values / values.abs().amax().clamp(min=1)
+    samples = (values * 32767).round().to(torch.int16).numpy()
+    write = {".wav": _write_wav, ".flac": _write_flac}[Path(path).suffix]
+    return _whole(path, lambda file: write(file, samples, sample_rate))
+
+
 def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     """Plot distance against seconds per sample into a PNG and return its path.
 
@@ -87,6 +115,25 @@ def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Pa
     if rows:
         axes.legend(frameon=False, title="number = NFE")
     return _whole(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _write_wav(file: Any, samples: np.ndarray, sample_rate: int) -> None:
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(sample_rate)
+        sound.writeframes(samples.astype("<i2").tobytes())
+
+
+def _write_flac(file: Any, samples: np.ndarray, sample_rate: int) -> None:
+    import av
+
+    with av.open(file, "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=sample_rate, layout="mono", format="s16")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = sample_rate
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
 
 
 def _axes(xlabel: str, ylabel: str, title: str) -> tuple[Any, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -32,7 +32,9 @@ class DataModule(Protocol):
     """A LightningDataModule that, once set up, knows its samples.
 
     `shape` is (C, *grid), `condition` the schema, `statistics` what the decoder needs to undo the
-    standardisation (plain containers: they travel in the checkpoint).
+    standardisation (plain containers: they travel in the checkpoint). `real` yields what an
+    evaluation compares with: batches of the media themselves, tensors (B, ...), of the split
+    "train" in random order, or of "test" in the order of `val_dataloader`.
     """
 
     shape: tuple[int, ...]
@@ -42,10 +44,19 @@ class DataModule(Protocol):
     def setup(self, stage: str | None = None) -> None: ...
     def train_dataloader(self) -> Any: ...
     def val_dataloader(self) -> Any: ...
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]: ...
 
 
 class Decoder(Protocol):
-    """Between samples and media, for a whole batch; `save` writes one decoded sample."""
+    """Between samples and media, for a whole batch; `save` writes one decoded sample.
+
+    `exact` says that `decode` gives back what was encoded; if not, an evaluation also measures
+    real media encoded and decoded, the best that samples can be. A decoder of media that are played
+    has two more methods: `seconds(media) -> float`, how long each of them lasts, and
+    `sound(media) -> (waveform (samples,), rate in Hz)` where there is something to hear.
+    """
+
+    exact: bool
 
     def encode(self, media: Any) -> Tensor: ...
     def decode(self, x: Tensor) -> Any: ...
@@ -71,7 +82,9 @@ class ModalitySpec:
     `config` is a dataclass derived from `scm_core.config.Config`, `config_file` its defaults and
     `presets` a folder of NAME.yaml. `checkpoints` may hold teacher and student to sample from when
     none is named. Every `build_*` gets the finished configuration; `build_judge` returns per-sample
-    scores of media against their condition, by name.
+    scores of media against their condition, by name. `evaluation_samples` replaces the number of
+    samples of an evaluation's preset, and `bars` says what two steps ought to reach, by the name of
+    a ratio in `scm_core.evaluation.ratios`.
     """
 
     name: str
@@ -84,6 +97,8 @@ class ModalitySpec:
     build_features: Callable[[Any], Features]
     build_judge: Callable[[Any, DataModule], Judge]
     checkpoints: Path | None = None
+    evaluation_samples: Mapping[str, int] = field(default_factory=dict)
+    bars: Mapping[str, float] = field(default_factory=dict)
     api_version: int = API_VERSION
 
 

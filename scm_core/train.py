@@ -13,10 +13,12 @@ Keys (key=value; a section's keys as section.key):
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
@@ -24,9 +26,10 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from scm_core import checkpoint, cli, config, generate
+from scm_core.conditioning import schema_to_dict
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.stages import Student, Teacher
@@ -53,8 +56,14 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"stage={unknown.pop()} is none of {', '.join(STAGES)}")
     if settings.student.method not in ("distill", "train"):
         raise UserError(f"student.method={settings.student.method} is neither distill nor train")
-    if settings.student.method == "train" and settings.student.midtraining:
-        raise UserError("student.midtraining follows a teacher: it needs student.method=distill")
+    student = settings.student
+    if student.method == "train" and (student.midtraining.steps or student.score.weight):
+        raise UserError(
+            "student.midtraining and student.score follow a teacher: they need "
+            "student.method=distill, or student.midtraining.steps=0 student.score.weight=0"
+        )
+    if not student.consistency and not student.score.weight:
+        raise UserError("student.consistency=0 leaves no loss: give student.score.weight too")
     run = Run(spec, settings)
     for stage in stages:
         run.train(stage)
@@ -132,7 +141,12 @@ class Run:
             Guard(last),
             Saving(last.parent, options.checkpoint_every),
             Logging(options.log_every),
-            Previews(options.preview_every, self.folder / name / "samples", self._drawer(name)),
+            Previews(
+                options.preview_every,
+                self.folder / name / "samples",
+                self._drawer(name),
+                self.decoder,
+            ),
             ProgressBar(name, options.log_every),
             Interrupt(),
         ]
@@ -154,40 +168,55 @@ class Run:
             enable_model_summary=False,
         )
 
-    def _drawer(self, name: str) -> Callable[[nn.Module], Tensor]:
-        """A function that draws the same few samples with whatever weights a backbone has."""
+    def _drawer(self, name: str) -> Callable[[nn.Module], Any]:
+        """A function that draws the same few media with whatever weights a backbone has."""
         sampler = ("dpm", 16) if name == "teacher" else ("consistency", 2)
         draw = generate.sampler(*sampler, SIGMA_DATA)
         n, seed = PREVIEW_SAMPLES, self.settings.seed
         noise = generate.seeded_noise(self.data.shape, n, seed, SIGMA_DATA)
         condition = generate.cycled_condition(self.data.condition, n)
 
-        def picture(backbone: nn.Module) -> Tensor:
+        def media(backbone: nn.Module) -> Any:
             device = next(backbone.parameters()).device
             there = {key: value.to(device) for key, value in condition.items()}
             generator = generate.fresh_noise(seed, 0, device)
             x = draw(backbone, noise.to(device), there, generator)
-            return self.decoder.preview(self.decoder.decode(x.cpu()))
+            return self.decoder.decode(x.cpu())
 
-        return picture
+        return media
 
     @rank_zero_only
     def _claim_folder(self) -> None:
-        """Write config.yaml, or refuse a folder that holds a run of another model."""
-        saved = self.folder / "config.yaml"
+        """Write config.yaml and data.json, or refuse a folder that holds another run."""
+        saved, data = self.folder / "config.yaml", self.folder / "data.json"
+        described = json.dumps(
+            {
+                "shape": self.data.shape,
+                "condition": schema_to_dict(self.data.condition),
+                "statistics": self.data.statistics,
+            }
+        )
         if saved.exists():
             before = OmegaConf.load(saved)
-            for key in ("modality", "data.name", "backbone"):
+            for key in ("modality", "backbone"):
                 if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
                     raise UserError(
                         f"{self.folder} holds a run with another {key}: choose another out="
                     )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            saved.with_suffix(".partial").write_text(OmegaConf.to_yaml(self.settings))
-            os.replace(saved.with_suffix(".partial"), saved)
-        except OSError as error:
-            raise UserError(f"cannot write {saved}: {error.strerror}") from error
+        if data.exists() and data.read_text() != described:
+            raise UserError(f"{self.folder} holds a run on other data: choose another out=")
+        _write(saved, OmegaConf.to_yaml(self.settings))
+        _write(data, described)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _step(last: Path) -> int:

@@ -1,7 +1,7 @@
 """Evaluation on a toy modality whose samplers are exact, its command line, and the image judge."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from torch import nn
 
 from modalities.image import judge as judges
 from modalities.image.data import ImageData, ImageDataModule
+from modalities.image.decoder import ImageDecoder
 from scm_core import checkpoint, config, evaluate, evaluation
 from scm_core.conditioning import Label
 from scm_core.config import Config
@@ -56,6 +57,10 @@ class ToyDataModule:
     def val_dataloader(self):
         return self._batches(2, 10)
 
+    def real(self, split):
+        for x, condition in self._batches(*{"train": (1, 100), "test": (2, 10)}[split]):
+            yield x.double(), condition
+
 
 class ToyBackbone(nn.Module):
     """Exact for that data: F = 0 is its velocity, F = -tan(t/2) x its consistency function."""
@@ -69,8 +74,25 @@ class ToyBackbone(nn.Module):
 
 
 class ToyDecoder:
+    exact = True
+
     def decode(self, x):
         return x.double()
+
+
+class LossyDecoder:
+    """Loses half of the amplitude of media that last two seconds."""
+
+    exact = False
+
+    def encode(self, media):
+        return media.float()
+
+    def decode(self, x):
+        return x.double() / 2
+
+    def seconds(self, media):
+        return 2.0
 
 
 class ToyFeatures:
@@ -149,10 +171,34 @@ def test_exact_samplers_are_as_good_as_real_data(student, capsys):
         assert row["seconds_per_sample"] == pytest.approx(seconds)
     assert metrics["ratios"]["reference"] == "teacher, heun 32 steps, guidance 1.5"
     assert metrics["ratios"]["reference_time_over_two_step_time"] > 5
+    assert metrics["ratios"]["two_step_second_class_over_real"] == 1
     assert metrics["guidance"] == 1.5 and metrics["student"]["step"] == 7
     assert (student.parent / "quality_time.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "second class" in printed and "Two steps take" in printed
+    assert "their second class over that of the real test set" in printed
+    assert "decoded" not in printed and "real time" not in printed
+
+
+def test_what_a_decoder_loses_is_a_row_of_its_own(student, monkeypatch, capsys):
+    exact = run(student)["rows"][0]
+    lossy = replace(
+        SPEC,
+        build_decoder=lambda config, statistics: LossyDecoder(),
+        evaluation_samples={"smoke": 100},
+        bars={"two_step_distance_over_best_teacher": 1.5},
+    )
+    monkeypatch.setitem(globals(), "SPEC", lossy)
+    real, decoded, _, two, *_ = run(student)["rows"]
+    assert real["fd_toy"] < 0.1 and real["n"] == 100 != exact["n"]
+    assert decoded["name"] == "real test set, decoded"
+    assert decoded["second_class"] == real["second_class"]
+    # N(0, s^2) against N(0, (s/2)^2) in 8 elements is at the distance 8 (s/2)^2.
+    assert decoded["fd_toy"] == pytest.approx(8 * (SIGMA_DATA / 2) ** 2, rel=0.2)
+    assert two["fd_toy"] == pytest.approx(decoded["fd_toy"], rel=0.2)
+    assert two["media_seconds"] == 2
+    assert two["real_time_factor"] == pytest.approx(2 / two["seconds_per_sample"])
+    printed = capsys.readouterr().out
+    assert "× real time" in printed and "at most 1.5" in printed
 
 
 def test_a_bad_student_is_seen(student):
@@ -242,33 +288,39 @@ def test_a_folder_that_cannot_be_written_to_is_found_at_once(student, tmp_path):
     assert ToyFeatures.calls == before
 
 
-def row(model, steps, nfe, seconds, distance):
+def row(model, steps, nfe, sampling, distance, right=0.5):
+    """A row whose decoding takes 0.1 s."""
     name = f"{model} {nfe}"
+    seconds = sampling and dict(sampling_seconds=sampling, seconds_per_sample=sampling + 0.1)
     return dict(
-        name=name, model=model, steps=steps, nfe=nfe, seconds_per_sample=seconds, fd=distance
+        name=name, model=model, steps=steps, nfe=nfe, fd=distance, right=right, **seconds or {}
     )
 
 
 def test_ratios_compare_two_steps_with_the_reference_and_with_the_cheapest_equal():
     rows = [
-        row("real", None, None, None, 1.0),
+        row("real", None, None, None, 1.0, right=0.8),
         row("student", 1, 1, 0.1, 9.0),
-        row("student", 2, 2, 0.2, 5.0),
+        row("student", 2, 2, 0.2, 5.0, right=0.6),
         row("teacher", 32, 126, 12.6, 4.0),
         row("teacher", 8, 16, 1.6, 5.0),
         row("teacher", 10, 40, 3.0, 3.9),
         row("teacher", 4, 8, 0.8, 5.1),
     ]
-    found = evaluation.ratios(rows, "fd")
+    found = evaluation.ratios(rows, "fd", ["right"])
     assert found["reference"] == "teacher 126"
-    assert found["reference_time_over_two_step_time"] == pytest.approx(63)
+    assert found["reference_sampling_over_two_step_sampling"] == pytest.approx(63)
+    assert found["reference_time_over_two_step_time"] == pytest.approx(12.7 / 0.3)
     assert found["best_teacher"] == "teacher 40"
     assert found["two_step_distance_over_best_teacher"] == pytest.approx(5 / 3.9)
     assert (found["equal_teacher"], found["equal_teacher_nfe"]) == ("teacher 16", 16)
     assert found["equal_teacher_nfe_over_two_step_nfe"] == pytest.approx(8)
-    assert found["equal_teacher_time_over_two_step_time"] == pytest.approx(8)
-    rows[2]["fd"] = 3.0
-    assert evaluation.ratios(rows, "fd")["equal_teacher"] is None
+    assert found["equal_teacher_sampling_over_two_step_sampling"] == pytest.approx(8)
+    assert found["equal_teacher_time_over_two_step_time"] == pytest.approx(1.7 / 0.3)
+    assert found["two_step_right_over_real"] == pytest.approx(0.75)
+    rows[2]["fd"], rows[0]["right"] = 3.0, 0.0
+    found = evaluation.ratios(rows, "fd", ["right"])
+    assert found["equal_teacher"] is None and found["two_step_right_over_real"] is None
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +328,17 @@ def images(fashion_root):
     data = ImageDataModule(ImageData(root=fashion_root, batch_size=50))
     data.setup()
     return data
+
+
+def test_real_images_are_the_decoded_samples(images):
+    decoder = ImageDecoder(images.statistics)
+    for split, loader in (("train", images.train_dataloader), ("test", images.val_dataloader)):
+        torch.manual_seed(3)
+        real = list(images.real(split))
+        torch.manual_seed(3)
+        for (media, condition), batch in zip(real, loader(), strict=True):
+            assert media.dtype == torch.uint8 and torch.equal(media, decoder.decode(batch.x))
+            assert torch.equal(condition["label"], batch.condition["label"])
 
 
 def test_the_judge_learns_once_and_is_kept(images, tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_a_decompression_bomb_is_a_broken_file(tree, caplog, monkeypatch):
 
 def test_folders_without_a_clear_meaning_are_refused(tree):
     (tree / "empty").mkdir()
-    with pytest.raises(UserError, match="no PNG, JPEG or WebP"):
+    with pytest.raises(UserError, match="no image .of jpeg, jpg, png, webp"):
         prepared(name="folder", root=str(tree / "empty"))
     shutil.copy(tree / "boots" / "0.png", tree / "loose.png")
     with pytest.raises(UserError, match="beside class folders .loose.png"):

@@ -8,6 +8,7 @@ from scm_core import TrigFlow
 from scm_core.losses import consistency
 from scm_core.losses.diffusion import diffusion_loss
 from scm_core.losses.midtraining import endpoint_loss, jittered_times
+from scm_core.losses.score import score_loss
 from scm_core.samplers import ode_times
 from scm_core.trigflow import expand_time
 
@@ -160,3 +161,29 @@ def test_jittered_times_keep_the_ends_and_cover_what_lies_between():
     assert (drawn[:, 1:-1] <= times[:-2]).all() and (drawn[:, 1:-1] >= times[1:-1]).all()
     gaps = drawn[:, 1:-1].flatten().sort().values.diff()
     assert gaps.max() < 0.1 * times.diff().abs().max()
+
+
+def test_score_loss_has_the_gradient_of_the_score_gap():
+    """`(D_fake - D_teacher) / (D mean|x0 - D_teacher|)`, and nothing for the two denoisers."""
+    x0, fake, teacher = (sample(seed=seed).requires_grad_() for seed in range(3))
+    score_loss(x0, fake, teacher).sum().backward()
+    scale = (x0 - teacher).abs().mean(1, keepdim=True)
+    torch.testing.assert_close(x0.grad, ((fake - teacher) / scale / x0.shape[1]).detach())
+    assert fake.grad is None and teacher.grad is None
+
+
+@pytest.mark.parametrize("mean,std", [(0.3, 0.2), (-0.1, 0.2), (0.1, 0.05), (0.1, 0.4)])
+def test_score_loss_moves_a_wrong_distribution_to_the_right_one(mean, std):
+    """Gradient descent on samples, their exact denoiser as the fake one: mean and std get there."""
+    right, flow, n, d = Gaussian(0.1, 0.2, SD), TrigFlow(SD), 200, 32
+    x0 = mean + std * sample(n, d)
+    for step in range(100):
+        drawn = Gaussian(x0.mean().item(), x0.std().item(), SD)
+        t = torch.full((n,), 0.5, dtype=torch.float64)
+        x_t = flow.interpolate(x0, SD * sample(n, d, seed=step), t)
+        fake, teacher = (flow.to_data(x_t, g.teacher(x_t / SD, t), t) for g in (drawn, right))
+        x0 = x0.requires_grad_()
+        (gradient,) = torch.autograd.grad(score_loss(x0, fake, teacher).sum(), x0)
+        x0 = (x0 - 0.03 * d * gradient).detach()
+    assert x0.mean().item() == pytest.approx(right.mean, abs=0.03)
+    assert x0.std().item() == pytest.approx(right.std, abs=0.04)

@@ -116,8 +116,11 @@ def test_consistency_training_needs_no_teacher_velocity(run, trained, fashion_ro
     copy.mkdir()
     os.link(trained / "teacher.safetensors", copy / "teacher.safetensors")
     words = [*SMOKE, "stage=student", "student.method=train", f"data.root={fashion_root}"]
-    assert "needs student.method=distill" in run("train", *words, f"out={copy}", ok=False)
-    run("train", *words, f"out={copy}", "student.midtraining=0")
+    assert "they need student.method=distill" in run("train", *words, f"out={copy}", ok=False)
+    words += ["student.midtraining.steps=0", "student.score.weight=0"]
+    run("train", *words, f"out={copy}")
+    said = run("train", *words, f"out={copy}", "student.consistency=0", ok=False)
+    assert "leaves no loss" in said
     assert metadata(copy / "student.safetensors")["config"]["student"]["method"] == "train"
 
 
@@ -242,3 +245,11 @@ def test_a_checkpoint_of_another_modality_is_refused(run, trained, tmp_path):
 def test_help_lists_the_keys(run, command):
     said = run(command, "--help")
     assert "checkpoint=" in said or "modality=" in said
+
+
+def test_a_folder_keeps_to_its_model_and_its_data(run, trained, fashion_root):
+    words = [*SMOKE, f"data.root={fashion_root}", f"out={trained}"]
+    assert "another backbone: choose another out=" in run(
+        "train", *words, "backbone.size=small", ok=False
+    )
+    assert "on other data: choose another out=" in run("train", *words, "data.size=32", ok=False)

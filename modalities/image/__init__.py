@@ -43,4 +43,8 @@ SPEC = ModalitySpec(
     build_decoder=lambda config, statistics: ImageDecoder(statistics),
     build_features=_features,
     build_judge=_judge,
+    bars={
+        "reference_time_over_two_step_time": 50,
+        "two_step_distance_over_best_teacher": 1.10,
+    },
 )

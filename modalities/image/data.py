@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modalities.image.folder import read_folder
 from modalities.image.sets import Images, Split, read_cifar10, read_fashion_mnist
-from scm_core.conditioning import Label
+from scm_core.conditioning import Condition, Label
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, Batch
 
@@ -62,6 +64,27 @@ class Standardised(Dataset):
             mirrored = torch.rand(len(chosen)) < 0.5
             x[mirrored] = x[mirrored].flip(-1)
         return Batch(x, {"label": self.split.labels[chosen]})
+
+
+class Pictures(Dataset):
+    """A split as it is: batches of uint8 images (B, C, H, W) and {"label": int64 (B,)}."""
+
+    def __init__(self, split: Split) -> None:
+        """Serve all of the split."""
+        self.split = split
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
+        """One image as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Condition]:
+        """A whole batch at once."""
+        chosen = torch.as_tensor(indices)
+        return self.split.images[chosen], {"label": self.split.labels[chosen]}
 
 
 class ImageDataModule(lightning.LightningDataModule):
@@ -118,6 +141,12 @@ class ImageDataModule(lightning.LightningDataModule):
         """The held-out split in order, down to its last image."""
         return self._loader(self.test_set)
 
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
+        """Batches of uint8 images and their labels, of ``train`` (shuffled) or ``test``."""
+        if split == "train":
+            return iter(self._loader(Pictures(self.train_set.split), shuffle=True, drop_last=True))
+        return iter(self._loader(Pictures(self.test_set.split)))
+
     def _read(self) -> tuple[Split, Split, tuple[str, ...]]:
         c = self.config
         if c.name == "folder":
@@ -126,7 +155,7 @@ class ImageDataModule(lightning.LightningDataModule):
             c.root, c.size
         )
 
-    def _loader(self, images: Standardised, **kwargs: bool) -> DataLoader:
+    def _loader(self, images: Dataset, **kwargs: bool) -> DataLoader:
         workers = self.config.workers
         return DataLoader(
             images,
@@ -156,5 +185,5 @@ def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
     return mean.tolist(), torch.where(std > 0, std, 1.0).tolist()
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     return batch

@@ -13,7 +13,12 @@ from scm_core.modality import SIGMA_DATA
 
 
 class ImageDecoder:
-    """Media are uint8 images (B, C, H, W); samples x have mean 0 and std sigma_data."""
+    """Media are uint8 images (B, C, H, W); samples x have mean 0 and std sigma_data.
+
+    ``exact`` is True: decoding gives back the very image that was encoded.
+    """
+
+    exact = True
 
     def __init__(self, statistics: dict[str, Any]) -> None:
         """Keep the per-channel mean and std of u8/127.5 - 1 that the data module measured."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -17,12 +16,12 @@ from torchvision.transforms.v2 import functional
 
 from modalities.image.sets import Split, squared
 from scm_core.errors import UserError
+from scm_core.folders import classified
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-HELD_OUT = 0.05
 BROKEN = 0.01
 MEMORY = 2 << 30  # bytes of decoded images that are kept instead of decoded again
 
@@ -58,9 +57,7 @@ def read_folder(
     if not root:
         raise UserError("data.name=folder needs the folder of images: data.root=.")
     folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"data.root={root} is not a folder.")
-    classes, held_out = _list_files(folder)
+    classes, held_out = classified(folder, SUFFIXES, "image")
     names = tuple(classes)
     paths = [path for files in classes.values() for path in files]
     images, readable = _read_all(paths, size, channels)
@@ -77,7 +74,7 @@ def read_folder(
         else:
             kept = images[chosen]
         splits.append(Split(kept, labels[chosen]))
-    return splits[0], splits[1], (folder.resolve().name,) if names == (".",) else names
+    return splits[0], splits[1], names
 
 
 def decode_file(path: Path, size: int | None, channels: int) -> Tensor:
@@ -95,48 +92,6 @@ def decode_file(path: Path, size: int | None, channels: int) -> Tensor:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return squared(size)(functional.pil_to_tensor(image.convert(MODES[channels])))
-
-
-def _list_files(folder: Path) -> tuple[dict[str, list[Path]], set[Path]]:
-    """The files of each class, and those that are held out."""
-    train = folder / "train"
-    test = next((f for f in (folder / "test", folder / "val") if f.is_dir()), None)
-    if not train.is_dir() or test is None:
-        alone = [child for child in folder.iterdir() if child.is_dir()] == [train]
-        classes = _classes(train if alone else folder)
-        return classes, {path for files in classes.values() for path in _held_out(files, folder)}
-    classes, others = _classes(train), _classes(test)
-    if strange := sorted(set(others) - set(classes)):
-        raise UserError(f"{test} has classes that {train} lacks: {', '.join(strange)}.")
-    held_out = {path for files in others.values() for path in files}
-    return {name: files + others.get(name, []) for name, files in classes.items()}, held_out
-
-
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Class name to sorted files; images directly in the folder are one class, named "."."""
-    classes = {}
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and (files := [p for p in sorted(child.rglob("*")) if _is_image(p)]):
-            classes[child.name] = files
-    loose = [path for path in sorted(folder.iterdir()) if _is_image(path)]
-    if loose and classes:
-        raise UserError(
-            f"{folder} has images beside class folders ({loose[0].name}); put each into a class."
-        )
-    if not loose and not classes:
-        raise UserError(f"{folder} has no PNG, JPEG or WebP image.")
-    return classes or {".": loose}
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _held_out(files: list[Path], folder: Path) -> list[Path]:
-    """The 5 % of a class with the lowest hashes, at least one of two or more files."""
-    names = {path: path.relative_to(folder).as_posix().encode() for path in files}
-    ranked = sorted(files, key=lambda path: hashlib.sha256(names[path]).digest())
-    return ranked[: max(round(HELD_OUT * len(files)), min(1, len(files) - 1))]
 
 
 def _read_all(

@@ -19,12 +19,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from scm_core import media
 from scm_core.cli import console
 from scm_core.ema import PowerEMA
 from scm_core.errors import UserError
+from scm_core.modality import Decoder
 from scm_core.stages.stage import BINS, Stage
 
 DIVERGED = 100.0  # in units of the data: a healthy error is below 2, a healthy |g| below 5
@@ -162,8 +163,10 @@ class Logging(Callback):
 class Previews(Callback):
     """Samples of the averaged weights, always from the same noise, as PNG and in TensorBoard."""
 
-    def __init__(self, every: int, folder: Path, draw: Callable[[Any], Tensor]) -> None:
-        self.every, self.folder, self.draw = every, folder, draw
+    def __init__(
+        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], decoder: Decoder
+    ) -> None:
+        self.every, self.folder, self.draw, self.decoder = every, folder, draw, decoder
         self.drawn = -1
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
@@ -173,9 +176,13 @@ class Previews(Callback):
         self.drawn = step
         averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
         with averaged(stage.backbone, averaging.ema):
-            picture = self.draw(stage.backbone)
+            drawn = self.draw(stage.backbone)
+        picture = self.decoder.preview(drawn)
         media.write_png(picture, self.folder / f"{step:07d}.png")
         trainer.logger.experiment.add_image("samples", picture, step, dataformats="HWC")
+        if hasattr(self.decoder, "sound"):
+            waveform, rate = self.decoder.sound(drawn)
+            trainer.logger.experiment.add_audio("samples", waveform, step, sample_rate=rate)
 
 
 @contextlib.contextmanager

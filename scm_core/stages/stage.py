@@ -34,18 +34,24 @@ class Stage(lightning.LightningModule):
         self.schema, self.config = schema, config
         self.flow = TrigFlow(SIGMA_DATA)
         self.proposal = LogNormalProposal(config.P_mean, config.P_std, SIGMA_DATA)
-        self.watched = torch.full((BINS,), math.nan)
+        self.forget_watched()
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def networks(self) -> list[nn.Module]:
         """Every network that a step evaluates."""
         return [self.backbone]
 
-    def noised(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(x_t, velocity, t)` for a batch of data, times drawn from the proposal."""
-        t = self.proposal.sample(x0.shape[0], x0.device)
+    def noised(
+        self, x0: Tensor, proposal: LogNormalProposal | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`(x_t, velocity, t)` for a batch of data, times drawn from the (stage's) proposal."""
+        t = (proposal or self.proposal).sample(x0.shape[0], x0.device)
         noise = torch.randn_like(x0) * SIGMA_DATA
         return self.flow.interpolate(x0, noise, t), self.flow.velocity(x0, noise, t), t
+
+    def forget_watched(self) -> None:
+        """Start the average anew, where the watched figure changes its meaning."""
+        self.watched = torch.full((BINS,), math.nan)
 
     def watch(self, loss: Tensor, t: Tensor, value: Tensor) -> None:
         """Note a step's per-sample losses (B,) and its watched figure (B,)."""
@@ -59,21 +65,32 @@ class Stage(lightning.LightningModule):
         self.watched = torch.where(mean.isnan(), self.watched, torch.lerp(old, mean, 0.05))
 
     def on_train_start(self) -> None:
-        """A resumed run follows the learning rate that it is asked for now, not the stored one."""
-        self.lr_schedulers().base_lrs = [self.config.lr]
+        """A resumed run follows the learning rates asked for now, not the stored ones."""
+        self.lr_schedulers().base_lrs = [group["lr"] for group in self.parameter_groups()]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser trains, with the highest learning rates."""
+        return [{"params": list(self.parameters()), "lr": self.config.lr}]
+
+    def lr_factor(self, step: int, total: int) -> float:
+        """The share of the highest learning rates at a step of `total`."""
+        return cosine(step, total, self.config.lr_warmup)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam with betas (0.9, 0.99), linear warm-up, then a cosine to 0 at the last step."""
-        config, total = self.config, self.trainer.max_steps
-        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, betas=(0.9, 0.99))
-
-        def factor(step: int) -> float:
-            warm = min(1.0, (step + 1) / max(1, config.lr_warmup))
-            progress = min(1.0, step / total) if total > 0 else 0.0
-            return warm * (1 + math.cos(math.pi * progress)) / 2
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        """Adam, with a learning rate that changes at every step."""
+        optimizer = torch.optim.Adam(self.parameter_groups(), betas=(0.9, 0.99))
+        total = self.trainer.max_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.lr_factor(step, total)
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def cosine(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine to 0 at the last step; without a last step it stays at 1."""
+    warm = min(1.0, (step + 1) / max(1, warmup))
+    progress = min(1.0, step / total) if total > 0 else 0.0
+    return warm * (1 + math.cos(math.pi * progress)) / 2
