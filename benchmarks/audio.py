@@ -1,0 +1,141 @@
+"""How fast sound is made and fed: real-time factors of two steps, and rendering over consumption.
+
+    python benchmarks/audio.py [key=value ...]
+
+Keys are those of training (preset=cpu, data.font=FILE, ...). The network is untrained, which costs
+the same. Seconds are medians of rounds in which every part has its turn.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from modalities.audio.data import AudioDataModule
+from modalities.audio.vocoder import find_weights
+from scm_core import TrigFlow, config, dual, generate
+from scm_core.checkpoint import Checkpoint
+from scm_core.losses.consistency import consistency_loss, normalise, student_tangent
+from scm_core.modality import SIGMA_DATA, Batch, Decoder, ModalitySpec
+from scm_core.proposal import LogNormalProposal
+from scm_core.sample import drawer
+
+SAMPLING_BAR, VOCODER_BAR, PIPELINE_BAR = 20.0, 5.0, 5.0
+CLIPS = 16  # sampled at a time
+ROUNDS = 5
+SECONDS = 5.0  # that each rate of the pipeline is measured for
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def real_time_factors(model: Checkpoint, vocoders: dict[str, Decoder]) -> dict[str, float]:
+    """Seconds of sound over seconds spent: by two steps alone, and with each vocoder."""
+    draw = drawer(model, steps=2)
+    condition = generate.cycled_condition(model.condition, CLIPS)
+    condition = {key: value.to(model.device) for key, value in condition.items()}
+    noise = generate.seeded_noise(model.shape, CLIPS, 0, model.sigma_data).to(model.device)
+    x = draw(model.model, noise, condition)
+    parts = {"two steps": lambda: draw(model.model, noise, condition)}
+    for name, decoder in vocoders.items():
+        parts[name] = lambda decoder=decoder: decoder.decode(x)
+    rounds = [{name: seconds(part) for name, part in parts.items()} for _ in range(ROUNDS + 1)]
+    median = {name: statistics.median(row[name] for row in rounds[1:]) for name in parts}
+    sound = CLIPS * model.shape[-1] * model.config.mel.hop / model.config.mel.sample_rate
+    alone = median.pop("two steps")
+    factors = {name: sound / (alone + decoding) for name, decoding in median.items()}
+    return {"two steps, no vocoder": sound / alone, **factors}
+
+
+def rendering_rate(data: AudioDataModule, decoder: Decoder) -> float:
+    """Clips per second that are rendered (or decoded from files) and made into samples."""
+    clips, start = 0, time.perf_counter()
+    for media, _ in data.real("train"):
+        clips += len(decoder.encode(media))
+        if time.perf_counter() - start > SECONDS:
+            break
+    return clips / (time.perf_counter() - start)
+
+
+def student_rate(model: Checkpoint, data: AudioDataModule) -> float:
+    """Clips per second that a consistency training step (sCT) with its optimiser consumes."""
+    optimiser = torch.optim.Adam(model.backbone.parameters(), lr=1e-4)
+    batch = next(iter(data.train_dataloader()))
+    _student_step(model.model, optimiser, batch)  # the first one allocates
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < SECONDS:
+        _student_step(model.model, optimiser, batch)
+        steps += 1
+    return steps * len(batch.x) / (time.perf_counter() - start)
+
+
+def _student_step(network: Callable, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
+    flow = TrigFlow(SIGMA_DATA)
+    t = LogNormalProposal(-1.0, 1.4, SIGMA_DATA).sample(len(batch.x))
+    noise = torch.randn_like(batch.x) * SIGMA_DATA
+    x_t, velocity = flow.interpolate(batch.x, noise, t), flow.velocity(batch.x, noise, t)
+    F, g = student_tangent(
+        dual.jvp, network, x_t, velocity, t, SIGMA_DATA, 1.0, condition=batch.condition
+    )
+    optimiser.zero_grad()
+    consistency_loss(F, normalise(g), torch.zeros_like(t)).mean().backward()
+    optimiser.step()
+
+
+def untrained(spec: ModalitySpec, full: DictConfig, data: AudioDataModule) -> Checkpoint:
+    """A student that has learnt nothing, on the CPU."""
+    backbone: nn.Module = spec.build_backbone(full, data.shape, data.condition)
+    return Checkpoint(
+        path=Path(),
+        stage="student",
+        step=0,
+        spec=spec,
+        config=full,
+        shape=data.shape,
+        condition=data.condition,
+        statistics=data.statistics,
+        sigma_data=SIGMA_DATA,
+        backbone=backbone.eval(),
+        decoder=spec.build_decoder(full, data.statistics),
+    )
+
+
+def main() -> None:
+    """Print factors and rates beside their bars; exit 1 below one."""
+    spec, full = config.load(["modality=audio", "preset=cpu", *sys.argv[1:]])
+    data = spec.build_data(full)
+    data.setup()
+    model = untrained(spec, full, data)
+    vocoders = {}
+    for name in ("griffin_lim", *["hifigan"] * (find_weights(full.decoder.weights) is not None)):
+        chosen = config.merge(full, ("benchmark", config.parse([f"decoder.vocoder={name}"])))
+        vocoders[f"two steps, {name}"] = spec.build_decoder(chosen, data.statistics)
+    with torch.no_grad():
+        factors = real_time_factors(model, vocoders)
+        rendered = rendering_rate(data, model.decoder)
+    consumed = student_rate(model, data)
+    bars = dict.fromkeys(factors, VOCODER_BAR) | {"two steps, no vocoder": SAMPLING_BAR}
+    print(f"{torch.get_num_threads()} threads, {CLIPS} clips at a time")
+    for name, factor in factors.items():
+        print(f"{name:<28}{factor:10.1f} × real time   (bar: at least {bars[name]:.0f})")
+    print(f"{'rendered and transformed':<28}{rendered:10,.0f} clips/s, one process")
+    print(f"{'student step consumes':<28}{consumed:10,.0f} clips/s")
+    print(f"{'ratio':<28}{rendered / consumed:10.1f}   (bar: at least {PIPELINE_BAR:.0f})")
+    below = any(factor < bars[name] for name, factor in factors.items())
+    raise SystemExit(below or rendered < PIPELINE_BAR * consumed)
+
+
+if __name__ == "__main__":
+    main()

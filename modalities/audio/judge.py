@@ -1,0 +1,177 @@
+"""Instruments that say whether a sound is what was asked for: its pitch, and its class."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchaudio
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modalities.audio import crepe
+from modalities.audio.clips import CACHE
+from modalities.audio.mel import MelSettings, log_mel
+from scm_core.conditioning import Condition
+from scm_core.errors import UserError
+from scm_core.modality import SIGMA_DATA, Batch, Judge
+
+VERSION = 1  # of the classifier and its training: another one is another judge
+STEPS, EPOCHS, PEAK = 400, 40, 4e-3  # training ends at the first of steps and epochs
+REFERENCE_PITCH, REFERENCE_HZ = 69, 440.0  # MIDI's number of the concert pitch
+
+
+class NoteJudge:
+    """Scores sounds by each field of their condition, 0. or 1., (B,): pitch by CREPE, else a class.
+
+    A note gets {"pitch_accuracy", "family_accuracy"}, a recording {"class_accuracy"}. Media are
+    waveforms float32 (B, samples) at the rate of the data module's mels.
+    """
+
+    def __init__(self, data: lightning.LightningDataModule, cache: Path = CACHE / "judges") -> None:
+        """Load the instruments, training a classifier on first use of the data set."""
+        self.judges: list[Judge] = []
+        for key, field in data.condition.items():
+            if key == "pitch":
+                self.judges.append(PitchJudge(data.statistics["mel"]["sample_rate"], field.first))
+            else:
+                self.judges.append(ClassJudge(data, key, cache))
+
+    def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """All scores, by name."""
+        return {k: v for judge in self.judges for k, v in judge(media, condition).items()}
+
+
+class PitchJudge:
+    """Whether sounds are within half a semitone of ``condition["pitch"]``, by CREPE's median."""
+
+    def __init__(self, sample_rate: int, lowest: int) -> None:
+        """For media of that rate in Hz; pitch 0 has the MIDI number ``lowest``."""
+        self.resample = torchaudio.transforms.Resample(sample_rate, crepe.SAMPLE_RATE)
+        self.network, self.lowest = crepe.Crepe(), lowest
+
+    @torch.inference_mode()
+    def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """{"pitch_accuracy": (B,)}."""
+        self.network.to(media.device)
+        hertz = crepe.median_frequency(self.network, self.resample.to(media.device)(media))
+        number = REFERENCE_PITCH + 12 * (hertz / REFERENCE_HZ).log2()
+        asked = condition["pitch"].to(media.device) + self.lowest
+        return {"pitch_accuracy": ((number - asked).abs() < 0.5).float()}
+
+
+class ClassJudge:
+    """Whether a classifier sees the asked class of one field of the condition.
+
+    It is trained once, seeded, on the log-mels of the data module's training split, and kept under
+    ``cache``. How often it is right about held-out sounds is what they score.
+    """
+
+    def __init__(self, data: lightning.LightningDataModule, key: str, cache: Path) -> None:
+        """Load or train the classifier of field ``key`` of a data module that has been set up."""
+        self.key, self.name = key, "class" if key == "label" else key
+        self.mel = MelSettings(**data.statistics["mel"])
+        self.mean, self.std = (
+            torch.tensor(data.statistics[part]).view(-1, 1) for part in ("mean", "std")
+        )
+        classes = data.condition[key].classes
+        identity = [VERSION, data.statistics, data.shape, key, classes]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        path = cache / f"{digest}.safetensors"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.network = Classifier(classes)
+            if path.exists():
+                self.network.load_state_dict(load_file(path))
+            else:
+                _train(self.network, data, key)
+                _save(self.network, path)
+        self.network.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """{"class_accuracy": (B,)}, or of the field's own name."""
+        self.network.to(media.device)
+        mean, std = self.mean.to(media.device), self.std.to(media.device)
+        x = ((log_mel(media, self.mel) - mean) / std * SIGMA_DATA)[:, None]
+        seen = torch.cat([self.network(chunk).argmax(1) for chunk in x.split(256)])
+        right = seen == condition[self.key].to(media.device)
+        return {f"{self.name}_accuracy": right.float()}
+
+
+class Classifier(nn.Sequential):
+    """A small convolutional classifier: samples x (B, 1, mels, frames) -> logits (B, classes)."""
+
+    def __init__(self, classes: int) -> None:
+        """Convolutions at a quarter, an eighth and a sixteenth of the spectrogram's size."""
+        super().__init__(
+            nn.PixelUnshuffle(4),
+            _convolution(16, 64),
+            _convolution(64, 64),
+            nn.MaxPool2d(2, ceil_mode=True),
+            _convolution(64, 96),
+            _convolution(96, 96),
+            nn.MaxPool2d(2, ceil_mode=True),
+            _convolution(96, 128),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(128, classes),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        x = functional.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4))
+        return super().forward(x.contiguous(memory_format=torch.channels_last))
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def _train(network: Classifier, data: lightning.LightningDataModule, key: str) -> None:
+    """Train on the data module's training batches."""
+    steps = min(STEPS, EPOCHS * len(data.train_dataloader()))
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK, steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).train()
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    batches = _endless(data)
+    for _ in track(range(steps), "training the judge", transient=True):
+        x, condition = next(batches)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            logits = network(x.to(device))
+        loss = functional.cross_entropy(logits.float(), condition[key].to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    network.cpu()
+
+
+def _endless(data: Any) -> Iterator[Batch]:
+    while True:
+        yield from data.train_dataloader()
+
+
+def _save(network: Classifier, path: Path) -> None:
+    """Write whole or not at all, so that an interrupted write is never read."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,259 @@
+"""Any folder of recordings: class = subfolder or name pattern, unusable files named and skipped."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import torch
+import torchaudio
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional
+
+from modalities.audio.clips import CACHE, SILENCE, Table, cached
+from modalities.audio.mel import MelSettings, log_mel
+from scm_core.conditioning import Label
+from scm_core.errors import UserError
+from scm_core.folders import classified
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac"),
+    *(".aif", ".aiff", ".au", ".g722", ".mka", ".webm", ".wma"),
+}
+NORMALISATIONS = ("loudness", "peak", "none")
+VERSION = 1  # of the preparation: another one makes other clips
+LOUDNESS = -20.0  # LUFS
+PEAK = 0.95
+SHORTEST = 0.1  # seconds
+BROKEN = 0.01
+
+
+class Prepared(NamedTuple):
+    """A file's clips: where each starts, their log-mels float16, the file's gain."""
+
+    starts: list[int]
+    log_mels: Tensor
+    gain: float
+
+
+class Skipped(NamedTuple):
+    """Why a file is left out, and whether that is because it is damaged."""
+
+    reason: str
+    broken: bool
+
+
+class Recordings:
+    """The recordings of a folder as clips of one length, with log-mels kept in the cache.
+
+    A file longer than a clip gives several, one after the other, the last one if it is at least
+    half full; what is shorter is padded with silence at its end. Files that are silent, too short
+    or broken are named in a warning and skipped; more than 1 % broken ones stop with their list.
+    """
+
+    def __init__(self, config: Any, mel: MelSettings, cache: Path = CACHE / "recordings") -> None:
+        """Decode what ``config`` (an AudioData) names, or read its log-mels from the cache."""
+        if config.normalise not in NORMALISATIONS:
+            raise UserError(
+                f"data.normalise={config.normalise} is none of {', '.join(NORMALISATIONS)}."
+            )
+        if config.name == "speech_commands":
+            folder, classes, held = speech_commands(config.root)
+        elif config.root:
+            folder = Path(config.root).expanduser()
+            classes, held = classified(folder, SUFFIXES, "recording", config.pattern)
+        else:
+            raise UserError("data.name=folder needs the folder of recordings: data.root=.")
+        self.folder, self.mel, self.normalise = folder, mel, config.normalise
+        self.samples = config.frames * mel.hop
+        self.origin = {"source": folder.resolve().name, "licence": config.licence or "not stated"}
+        self.paths = [path for files in classes.values() for path in files]
+        self.table, facts = cached(cache, self._identity(), self._prepare_all)
+        self._report(facts["skipped"])
+        file = self.table["file"].long()
+        label = [i for i, files in enumerate(classes.values()) for _ in files]
+        self.schema = {"label": Label(len(classes), tuple(classes))}
+        self.labels = {"label": torch.tensor(label)[file]}
+        self.log_mels = self.table["log_mels"]
+        self.held_out = torch.tensor([path in held for path in self.paths])[file]
+        if self.held_out.all() or not self.held_out.any():
+            raise UserError(f"{folder} has too few recordings to train on and to hold some out.")
+
+    def waveforms(self, indices: Tensor) -> Tensor:
+        """The clips themselves, decoded again: float32 (B, samples) in [-1, 1]."""
+        rows = zip(
+            *(self.table[key][indices].tolist() for key in ("file", "start", "gain")), strict=True
+        )
+        return torch.stack([self._clip(*row) for row in rows])
+
+    def _clip(self, file: int, start: int, gain: float) -> Tensor:
+        part = decode_file(self.paths[file], self.mel.sample_rate)[start : start + self.samples]
+        return functional.pad(part * gain, (0, self.samples - len(part)))
+
+    def _identity(self) -> dict[str, Any]:
+        files = [(path.relative_to(self.folder), path.stat()) for path in self.paths]
+        return {
+            "version": VERSION,
+            "folder": str(self.folder.resolve()),
+            "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files],
+            "mel": asdict(self.mel),
+            "samples": self.samples,
+            "normalise": self.normalise,
+        }
+
+    def _prepare_all(self) -> Table:
+        skipped, parts, files, starts, gains = [], [], [], [], []
+        results = track(
+            self._attempts(), "decoding recordings", total=len(self.paths), transient=True
+        )
+        for i, result in enumerate(results):
+            if isinstance(result, Skipped):
+                skipped.append([str(self.paths[i].relative_to(self.folder)), *result])
+                continue
+            parts.append(result.log_mels)
+            files += [i] * len(result.starts)
+            starts += result.starts
+            gains += [result.gain] * len(result.starts)
+        if not parts:
+            self._report(skipped)
+            raise UserError(f"{self.folder} has no recording that can be used.")
+        table = {
+            "log_mels": torch.cat(parts),
+            "file": torch.tensor(files, dtype=torch.int32),
+            "start": torch.tensor(starts),
+            "gain": torch.tensor(gains),
+        }
+        return table, {"skipped": skipped}
+
+    def _attempts(self) -> Iterator[Prepared | Skipped]:
+        """Each file's clips or why there are none, in order, by as many threads as CPUs."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(self.paths), 256):
+                yield from pool.map(self._prepare, self.paths[start : start + 256])
+
+    def _prepare(self, path: Path) -> Prepared | Skipped:
+        rate = self.mel.sample_rate
+        try:
+            sound = decode_file(path, rate)
+        except Exception as error:  # codecs raise all kinds of errors on damaged files
+            return Skipped(getattr(error, "strerror", None) or str(error), broken=True)
+        if len(sound) < SHORTEST * rate:
+            return Skipped(f"{len(sound) / rate:.2f} s are too short", broken=False)
+        count = max(1, round(len(sound) / self.samples))
+        padded = functional.pad(sound, (0, max(0, count * self.samples - len(sound))))
+        clips = padded[: count * self.samples].view(count, -1)
+        audible = torch.nonzero(clips.abs().amax(1) >= SILENCE)[:, 0]
+        if not len(audible):
+            return Skipped("it is silent", broken=False)
+        gain = gain_to(self.normalise, sound, rate)
+        starts = (audible * self.samples).tolist()
+        return Prepared(starts, log_mel(clips[audible] * gain, self.mel).half(), gain)
+
+    def _report(self, skipped: list[list[Any]]) -> None:
+        """Name what was skipped; UserError when too much of it is broken."""
+        for path, reason, _ in skipped:
+            log.warning("skipped %s: %s", self.folder / path, reason)
+        if skipped:
+            log.warning("skipped %d of %d recordings", len(skipped), len(self.paths))
+        broken = [path for path, _, bad in skipped if bad]
+        if len(broken) > BROKEN * len(self.paths):
+            raise UserError(
+                f"{len(broken)} of {len(self.paths)} recordings are broken, more than "
+                f"{BROKEN:.0%}; mend or remove them: {', '.join(broken)}."
+            )
+
+
+def decode_file(path: Path, sample_rate: int) -> Tensor:
+    """A file's first audio stream as float32 (samples,) at ``sample_rate``, the channels' mean.
+
+    What comes before the end of a truncated file is kept. Raises whatever the codec raises when
+    there is nothing to decode, ValueError when there is no sound in it.
+    """
+    parts: list[np.ndarray] = []
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            raise ValueError("it has no audio stream")
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate)
+        try:
+            for frame in container.decode(audio=0):
+                parts += [part.to_ndarray()[0] for part in resampler.resample(_mono(frame))]
+        except av.FFmpegError as error:
+            if not parts:
+                raise
+            log.warning("%s is used up to where it breaks off: %s", path, error.strerror)
+        if parts:
+            parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    if not parts:
+        raise ValueError("it has no sound in it")
+    sound = torch.from_numpy(np.concatenate(parts))
+    if not sound.isfinite().all():
+        raise ValueError("it has samples that are no numbers")
+    return sound
+
+
+def gain_to(normalise: str, sound: Tensor, sample_rate: int) -> float:
+    """The factor that brings a sound (samples,) to a loudness of -20 LUFS or a peak of 0.95.
+
+    Loudness is that of ITU-R BS.1770; none of the three lets a peak exceed 1.
+    """
+    highest = PEAK / sound.abs().amax().item()
+    if normalise == "peak":
+        return highest
+    if normalise == "none":
+        return min(1.0, highest / PEAK)
+    block = int(0.4 * sample_rate) + 1  # the measure needs one block of 0.4 s
+    padded = functional.pad(sound, (0, max(0, block - len(sound))))
+    loudness = torchaudio.functional.loudness(padded[None], sample_rate).item()
+    wanted = 10 ** ((LOUDNESS - loudness) / 20) if loudness > -70 else highest
+    return min(wanted, highest)
+
+
+def speech_commands(root: str | None) -> tuple[Path, dict[str, list[Path]], set[Path]]:
+    """Speech Commands' folder, its words' files, and which are in its own testing_list.txt.
+
+    Looked for in ``root``, else downloaded by torchaudio into the user's cache (2.4 GB). Raises
+    UserError when that fails.
+    """
+    home = Path(root).expanduser() if root else CACHE
+    places = (home, home / "SpeechCommands" / "speech_commands_v0.02")
+    folder = next((place for place in places if (place / "testing_list.txt").is_file()), None)
+    if folder is None:
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            torchaudio.datasets.SPEECHCOMMANDS(home, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".:")
+            raise UserError(
+                f"Speech Commands could not be downloaded ({reason}); unpack it yourself and name "
+                "its folder with data.root=."
+            ) from error
+        folder = places[1]
+    # The words' folders; what begins with an underscore is noise.
+    classes, _ = classified(folder, {".wav"}, "recording", r"^([^_/][^/]*)/")
+    listed = (folder / "testing_list.txt").read_text().split()
+    return folder, classes, {folder / name for name in listed}
+
+
+def _mono(frame: av.AudioFrame) -> av.AudioFrame:
+    """The channels' mean: the resampler's own mixing knows few layouts and crashes on others."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype == np.uint8:
+        values = values.astype(np.float32) / 128 - 1
+    elif values.dtype.kind == "i":
+        values = values.astype(np.float32) / -np.iinfo(values.dtype).min
+    mean = values.mean(0, dtype=np.float32)
+    mono = av.AudioFrame.from_ndarray(mean[None], format="fltp", layout="mono")
+    mono.sample_rate = frame.sample_rate
+    return mono
