@@ -3,8 +3,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := image,test
+EXTRAS := image,audio,test
+# Their own dependencies are not needed here, and some need a compiler: docs/dependencies.md.
+ALONE := tinysoundfont 'openwakeword==0.5.1' torchcrepe
 RUN := runs/demo
+SOUND := runs/demo-audio
 DOWNLOAD := apt-get -o APT::Sandbox::User=root download dataset-fashion-mnist
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
@@ -14,9 +17,12 @@ demo: .venv/installed data
 	$(BIN)/python -m scm_core.train modality=image preset=demo out=$(RUN)
 	$(BIN)/python -m scm_core.sample checkpoint=$(RUN)/student.safetensors steps=2 n=64 out=$(RUN)/samples
 	$(BIN)/python -m scm_core.evaluate checkpoint=$(RUN)/student.safetensors preset=demo
+	$(BIN)/python -m scm_core.train modality=audio preset=demo out=$(SOUND)
+	$(BIN)/python -m scm_core.sample checkpoint=$(SOUND)/student.safetensors family=piano pitch=[48,55,60,64] steps=2 n=4 out=$(SOUND)/samples
 	@echo "Open $(RUN)/samples/overview.png   64 images, each drawn in two steps"
 	@echo "     $(RUN)/quality_time.png       quality against time, teacher and student"
 	@echo "     $(RUN)/metrics.json           every figure behind it"
+	@echo "     $(SOUND)/samples/00000.wav    the first of four notes of a piano, in two steps"
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -49,6 +55,7 @@ data:
 	  echo "error: python3 cannot make a virtual environment: install python3-venv." >&2; exit 2; }
 	@echo "Installing into .venv: once, about 5 GB, most of it PyTorch."
 	$(BIN)/pip install -e '.[$(EXTRAS)]'
+	$(BIN)/pip install --no-deps $(ALONE)
 	@touch $@
 
 .venv/installed-docs: .venv/installed

@@ -92,9 +92,12 @@ def export(
 
 
 def load(
-    path: str | Path, modality: str | None = None, device: torch.device | str = "cpu"
+    path: str | Path,
+    modality: str | None = None,
+    device: torch.device | str = "cpu",
+    decoder: dict[str, Any] | DictConfig | None = None,
 ) -> Checkpoint:
-    """Read an exported checkpoint onto a device.
+    """Read an exported checkpoint onto a device; `decoder` replaces keys of that section.
 
     Raises UserError for a missing or unreadable file, one of another modality than `modality`, and
     weights that do not fit the backbone its configuration describes.
@@ -106,6 +109,10 @@ def load(
     spec = modalities.get(described["modality"])
     base = configuration.defaults(spec)
     config = configuration.merge(base, (str(path), OmegaConf.create(described["config"])))
+    if decoder:
+        config = configuration.merge(
+            config, ("command line", OmegaConf.create({"decoder": decoder}))
+        )
     shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
     backbone = spec.build_backbone(config, shape, condition)
     load_weights(backbone, weights, path)

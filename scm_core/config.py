@@ -36,11 +36,12 @@ class TeacherConfig:
 @dataclass
 class MidtrainingConfig:
     """The student's first `steps`, which regress the ends of the teacher's trajectories of
-    `solver_steps` steps, with a learning rate of their own."""
+    `solver_steps` steps, from `points` of each, with a learning rate of their own."""
 
     steps: int = 0
     lr: float = 1e-3
     solver_steps: int = 12
+    points: int = 4
 
 
 @dataclass

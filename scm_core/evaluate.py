@@ -7,7 +7,7 @@ Keys (key=value):
   n=5000             samples of every row; batch_size=128 at a time, in every row
   seed=0             the same seed draws the same samples
   out=FOLDER         for metrics.json and quality_time.png; default: where the student lies
-  data.root= ...     the data's own keys, where they differ from those of the training
+  data.root= ... decoder.vocoder= ...   the plugin's own keys, where they differ from the training's
 An interrupted evaluation goes on, row by row, when the same command is given again.
 """
 
@@ -56,9 +56,10 @@ def main(arguments: list[str]) -> None:
     """Measure every row that is not yet measured; write, plot and print the table."""
     words = config.parse(arguments)
     data_words = OmegaConf.create({"data": words.pop("data", {})})
+    decoder = words.pop("decoder", {})
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", words))
     preset = _preset(settings)
-    student, teacher = _models(settings)
+    student, teacher = _models(settings, decoder)
     plan = evaluation.PLANS[preset]
     out = Path(settings.out) if settings.out else student.path.parent
     full_config = config.merge(student.config, ("command line", data_words))
@@ -156,13 +157,13 @@ def _preset(settings: DictConfig) -> str:
     return preset
 
 
-def _models(settings: DictConfig) -> tuple[Checkpoint, Checkpoint]:
+def _models(settings: DictConfig, decoder: Any) -> tuple[Checkpoint, Checkpoint]:
     """The student and its teacher; UserError when they are not a pair."""
-    student = open_checkpoint(settings.checkpoint, settings.modality)
+    student = open_checkpoint(settings.checkpoint, settings.modality, decoder)
     if student.stage != "student":
         raise UserError(f"{student.path} holds a {student.stage}; checkpoint= wants a student")
     path = settings.teacher or student.path.with_name("teacher.safetensors")
-    teacher = checkpoint.load(path, student.config.modality, student.device)
+    teacher = checkpoint.load(path, student.config.modality, student.device, decoder)
     if teacher.stage != "teacher" or teacher.shape != student.shape:
         raise UserError(f"{path} holds no teacher of samples {student.shape}; name it by teacher=")
     return student, teacher

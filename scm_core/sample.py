@@ -8,6 +8,7 @@ Keys (key=value):
   n=64               how many; batch_size=64 at a time
   label=3            the condition's own names (one value, a class name, or a list [0,1,2] to cycle
                      through); default: all classes in turn
+  decoder.vocoder= ...   the decoder's own keys, where they differ from those of the training
   seed=0             the same seed draws the same samples
   out=samples        folder for the overview and one file per sample
 """
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from scm_core import checkpoint, cli, config, generate, media
 from scm_core import modality as modalities
-from scm_core.conditioning import Condition, Schema
+from scm_core.conditioning import Condition, Label, Schema
 from scm_core.errors import UserError
 
 
@@ -48,8 +49,12 @@ class SampleConfig:
 def main(arguments: list[str]) -> None:
     """Draw, decode and write the samples that the words ask for."""
     words = config.parse(arguments)
-    model = open_checkpoint(words.get("checkpoint"), words.get("modality"))
-    asked = {key: words.pop(key) for key in list(words) if key in model.condition}
+    decoder = words.pop("decoder", {})
+    model = open_checkpoint(words.get("checkpoint"), words.get("modality"), decoder)
+    # As written: YAML would read a class called yes as true.
+    written = dict(word.split("=", 1) for word in arguments)
+    asked = {key: written[key] for key in words if key in model.condition}
+    words = OmegaConf.masked_copy(words, [key for key in words if key not in asked])
     known = OmegaConf.structured(SampleConfig)
     try:
         settings = config.merge(known, ("command line", words))
@@ -70,26 +75,31 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def open_checkpoint(path: str | None, modality: str | None) -> checkpoint.Checkpoint:
-    """The named checkpoint, else the shipped student of the modality, on the best device."""
+def open_checkpoint(
+    path: str | None, modality: str | None, decoder: Any = None
+) -> checkpoint.Checkpoint:
+    """The named checkpoint, else the shipped student of the modality, on the best device.
+
+    `decoder` are keys of the modality's section `decoder` that replace what it was trained with.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if path:
-        return checkpoint.load(path, modality, device)
+        return checkpoint.load(path, modality, device, decoder)
     if not modality:
         raise UserError("sample from what? give checkpoint=FILE, or modality=NAME")
     spec = modalities.get(modality)
     shipped = spec.checkpoints / "student.safetensors" if spec.checkpoints else None
     if shipped is None or not shipped.exists():
         raise UserError(f"modality {modality} ships no checkpoint: train one, give checkpoint=FILE")
-    return checkpoint.load(shipped, modality, device)
+    return checkpoint.load(shipped, modality, device, decoder)
 
 
-def parse_condition(schema: Schema, asked: dict[str, Any], n: int) -> Condition:
+def parse_condition(schema: Schema, asked: dict[str, str], n: int) -> Condition:
     """`n` conditions from the words given; a list cycles, what is not given goes in turn."""
     condition = generate.cycled_condition(schema, n)
     for key, value in asked.items():
-        values = list(value) if OmegaConf.is_list(value) else [value]
-        parsed = torch.tensor([schema[key].parse(word) for word in values])
+        values = value.strip("[]").split(",") if isinstance(schema[key], Label) else [value]
+        parsed = torch.tensor([schema[key].parse(word.strip()) for word in values])
         condition[key] = parsed[torch.arange(n) % len(parsed)]
     return condition
 

@@ -62,6 +62,8 @@ def main(arguments: list[str]) -> None:
             "student.midtraining and student.score follow a teacher: they need "
             "student.method=distill, or student.midtraining.steps=0 student.score.weight=0"
         )
+    if student.midtraining.points < 1:
+        raise UserError("student.midtraining.points must be at least 1")
     if not student.consistency and not student.score.weight:
         raise UserError("student.consistency=0 leaves no loss: give student.score.weight too")
     run = Run(spec, settings)

@@ -209,6 +209,7 @@ def test_a_student_needs_its_teacher(run, fashion_root, tmp_path):
         (["checkpoint={out}/config.yaml"], "not a readable safetensors file"),
         (["checkpoint={student}", "guidance=3"], "distilled at guidance"),
         (["checkpoint={student}", "label=dog"], "no class 'dog'"),
+        (["checkpoint={student}", "label=[0,on]"], "no class 'on'"),  # not YAML's true
         (["checkpoint={student}", "stesp=3"], "did you mean steps?"),
         (["checkpoint={student}", "steps=0"], "at least 1"),
         (["checkpoint={teacher}", "sampler=huen"], "did you mean heun?"),

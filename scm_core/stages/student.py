@@ -101,7 +101,8 @@ class Student(Stage):
             teacher = self.flow.to_data(x_t, self.guided(x_t / SIGMA_DATA, t, batch.condition), t)
             fake = self.flow.to_data(x_t, self.fake(x_t / SIGMA_DATA, t, batch.condition), t)
         loss = score_loss(x0, fake, teacher)
-        self.watch(loss, t, rms(fake - teacher))
+        if not self.config.consistency:  # else |g| is watched
+            self.watch(loss, t, rms(fake - teacher))
         followed = self.fake_loss(x0.detach(), batch.condition)
         return self.config.score.weight * loss.mean() + followed
 
@@ -125,17 +126,19 @@ class Student(Stage):
         return diffusion_loss(F, velocity, self.fake_weight(t), SIGMA_DATA).mean()
 
     def midtraining_step(self, batch: Batch) -> Tensor:
-        """Regress every point of a few fresh trajectories of the teacher to where they end."""
+        """Regress points of fresh trajectories of the teacher to where they end."""
         steps = self.config.midtraining.solver_steps
-        n = max(1, len(batch.x) // steps)
+        chosen = torch.randperm(steps)[: self.config.midtraining.points]
+        n = max(1, len(batch.x) // len(chosen))
         condition = {key: value[:n] for key, value in batch.condition.items()}
         u = torch.empty(()).uniform_(0.25, 1).item()
         times = jittered_times(ode_times(steps, SIGMA_DATA), u)
         noise = SIGMA_DATA * torch.randn_like(batch.x[:n])
-        *points, x0 = dpm_solver_path(self.guided, noise, times, SIGMA_DATA, condition)
-        x_t, x0 = torch.cat(points), repeat(x0, steps)
-        t = times[:-1].to(x_t).repeat_interleave(n)
-        given = {key: repeat(value, steps) for key, value in condition.items()}
+        path = dpm_solver_path(self.guided, noise, times, SIGMA_DATA, condition)
+        x_t = torch.cat([path[i] for i in chosen])
+        x0 = repeat(path[-1], len(chosen))
+        t = times[chosen].to(x_t).repeat_interleave(n)
+        given = {key: repeat(value, len(chosen)) for key, value in condition.items()}
         F = self.backbone(x_t / SIGMA_DATA, t, given)
         loss = endpoint_loss(F, x_t, x0, t, self.midtraining_weight(t), SIGMA_DATA)
         self.watch(loss, t, rms(self.flow.to_data(x_t, F.detach(), t) - x0))
