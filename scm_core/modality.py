@@ -34,7 +34,8 @@ class DataModule(Protocol):
     `shape` is (C, *grid), `condition` the schema, `statistics` what the decoder needs to undo the
     standardisation (plain containers: they travel in the checkpoint). `real` yields what an
     evaluation compares with: batches of the media themselves, tensors (B, ...), of the split
-    "train" in random order, or of "test" in the order of `val_dataloader`.
+    "train" in random order, or of "test" in the order of `val_dataloader`. Where decoding clips,
+    `bounds` says to what: a lowest and a highest x, tensors that broadcast to (C, *grid).
     """
 
     shape: tuple[int, ...]

@@ -134,7 +134,8 @@ class Run:
         if self.settings.student.method == "distill":
             teacher = self.spec.build_backbone(self.settings, shape, schema)
             teacher.load_state_dict(backbone.state_dict())
-        return Student(backbone, schema, self.settings.student, teacher)
+        bounds = getattr(self.data, "bounds", None)
+        return Student(backbone, schema, self.settings.student, teacher, bounds)
 
     def _trainer(self, name: str, steps: int, averaging: Averaging, last: Path) -> Trainer:
         options = self.settings.trainer

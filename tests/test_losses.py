@@ -187,3 +187,18 @@ def test_score_loss_moves_a_wrong_distribution_to_the_right_one(mean, std):
         x0 = (x0 - 0.03 * d * gradient).detach()
     assert x0.mean().item() == pytest.approx(right.mean, abs=0.03)
     assert x0.std().item() == pytest.approx(right.std, abs=0.04)
+
+
+def test_an_end_beyond_what_decoding_clips_to_is_no_error():
+    x_t, zero = sample(), torch.zeros_like(T)
+    low, high = torch.tensor(-0.2), torch.tensor(0.2)
+
+    def loss(end, reached):
+        F = (T.cos()[:, None] * x_t - reached) / (SD * T.sin()[:, None])
+        end = torch.full_like(x_t, end)
+        return endpoint_loss(F, x_t, end, T, zero, SD, (low, high))
+
+    assert loss(-0.19, -0.2).min() > 0
+    assert loss(0.2, 0.1).min() > 0
+    for beyond in (-0.2, -0.25, -3.0):
+        assert loss(beyond, -0.5).abs().max() < 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modalities.audio.clips import CACHE, Clips
-from modalities.audio.mel import MelSettings
+from modalities.audio.mel import FLOOR, MelSettings
 from modalities.audio.notes import Notes
 from modalities.audio.recordings import Recordings
 from scm_core.conditioning import Condition, Schema
@@ -119,6 +120,8 @@ class AudioDataModule(lightning.LightningDataModule):
         self.condition = clips.schema
         mean, std = bin_statistics(clips.log_mels, train)
         self.statistics = {"mean": mean, "std": std, "mel": asdict(self.mel), **clips.origin}
+        silence = (math.log(FLOOR) - torch.tensor(mean)) / torch.tensor(std) * SIGMA_DATA
+        self.bounds = (silence.view(1, -1, 1), torch.full((1, 1, 1), math.inf))
         self.train_set = Standardised(clips, train, self.statistics)
         self.test_set = Standardised(clips, test, self.statistics)
         self._ready = True

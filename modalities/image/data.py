@@ -129,6 +129,8 @@ class ImageDataModule(lightning.LightningDataModule):
         self.condition = {"label": Label(len(names), names)}
         mean, std = channel_statistics(train.images)
         self.statistics = {"mean": mean, "std": std, "source": self.config.name}
+        centre, spread = (torch.tensor(part).view(-1, 1, 1) for part in (mean, std))
+        self.bounds = tuple((end - centre) / spread * SIGMA_DATA for end in (-1.0, 1.0))
         self.train_set = Standardised(train, self.statistics, self.config.flip)
         self.test_set = Standardised(test, self.statistics)
         self._ready = True

@@ -12,6 +12,8 @@ from torch import Tensor
 from scm_core.losses.weighting import learned
 from scm_core.trigflow import expand_time
 
+Bounds = tuple[Tensor, Tensor]
+
 SMOOTH = 0.01  # errors of F below this count by their square, above it by their size
 
 
@@ -25,17 +27,30 @@ def jittered_times(times: Tensor, u: float) -> Tensor:
     return torch.cat([times[:1], inner, times[-1:]])
 
 
+def clipped(x: Tensor, bounds: Bounds | None) -> Tensor:
+    """x, no lower and no higher than the two `bounds`, which broadcast to it; or x itself."""
+    return x if bounds is None else x.clamp(*(bound.to(x) for bound in bounds))
+
+
 def endpoint_loss(
-    F: Tensor, x_t: Tensor, x0: Tensor, t: Tensor, weight: Tensor, sigma_data: float
+    F: Tensor,
+    x_t: Tensor,
+    x0: Tensor,
+    t: Tensor,
+    weight: Tensor,
+    sigma_data: float,
+    bounds: Bounds | None = None,
 ) -> Tensor:
     """`e^w mean(sqrt(e^2 + c^2) - c) - w` per sample, (B,), with c = `SMOOTH` and the error e of F.
 
     `e = F - (cos(t) x_t - x0) / (sigma_data sin(t))`: the target is the F whose consistency
     function takes x_t to `x0`, where its trajectory ends. A pseudo-Huber loss of every element (as
     of every sample in arXiv 2310.14189) aims at the median where the square aims at the mean, which
-    is blurred, and does not tire of the small errors left in flat parts.
+    is blurred, and does not tire of the small errors left in flat parts. Both ends are clipped to
+    the `bounds` that decoding clips to: to miss beyond them is no error.
     """
     t = expand_time(t, x_t)
-    error = F - (t.cos() * x_t - x0) / (sigma_data * t.sin())
+    reached = clipped(t.cos() * x_t - t.sin() * sigma_data * F, bounds)
+    error = (clipped(x0, bounds) - reached) / (sigma_data * t.sin())
     loss = (error.square() + SMOOTH**2).sqrt() - SMOOTH
     return learned(loss.flatten(1).mean(1), weight)

@@ -20,7 +20,7 @@ from scm_core.losses.consistency import (
     warmup_ratio,
 )
 from scm_core.losses.diffusion import diffusion_loss
-from scm_core.losses.midtraining import endpoint_loss, jittered_times
+from scm_core.losses.midtraining import Bounds, clipped, endpoint_loss, jittered_times
 from scm_core.losses.score import score_loss
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.proposal import LogNormalProposal
@@ -33,13 +33,20 @@ class Student(Stage):
 
     With a `teacher` the ODE is the teacher's, guided (sCD); without, it is estimated from the data
     (sCT). Its first steps may be mid-training; the score regulariser adds a third network, `fake`,
-    which starts as the teacher. The teacher is frozen and stays out of checkpoints.
+    which starts as the teacher. The teacher is frozen and stays out of checkpoints. `bounds`, which
+    broadcast to a sample, are what decoding clips to: what lies beyond them is as good as they are.
     """
 
     def __init__(
-        self, backbone: nn.Module, schema: Schema, config: Any, teacher: nn.Module | None
+        self,
+        backbone: nn.Module,
+        schema: Schema,
+        config: Any,
+        teacher: nn.Module | None,
+        bounds: Bounds | None = None,
     ) -> None:
         super().__init__(backbone, schema, config)
+        self.bounds = bounds
         # In a list the teacher is no submodule: it is neither trained, nor saved, nor wrapped.
         self.teacher = [teacher.eval().requires_grad_(False)] if teacher else []
         self.midtraining_weight = LearnedWeight() if config.midtraining.steps else None
@@ -115,7 +122,8 @@ class Student(Stage):
         if before:
             x0 = consistency(self.backbone, x, times[:before], SIGMA_DATA, batch.condition)
             x = self.flow.interpolate(x0, SIGMA_DATA * torch.randn_like(x0), t)
-        return self.flow.to_data(x, self.backbone(x / SIGMA_DATA, t, batch.condition), t)
+        F = self.backbone(x / SIGMA_DATA, t, batch.condition)
+        return clipped(self.flow.to_data(x, F, t), self.bounds)
 
     def fake_loss(self, x0: Tensor, condition: Condition) -> Tensor:
         """The diffusion loss that teaches the fake score what the student draws."""
@@ -140,7 +148,8 @@ class Student(Stage):
         t = times[chosen].to(x_t).repeat_interleave(n)
         given = {key: repeat(value, len(chosen)) for key, value in condition.items()}
         F = self.backbone(x_t / SIGMA_DATA, t, given)
-        loss = endpoint_loss(F, x_t, x0, t, self.midtraining_weight(t), SIGMA_DATA)
+        weight = self.midtraining_weight(t)
+        loss = endpoint_loss(F, x_t, x0, t, weight, SIGMA_DATA, self.bounds)
         self.watch(loss, t, rms(self.flow.to_data(x_t, F.detach(), t) - x0))
         return loss.mean()
 
