@@ -165,7 +165,7 @@ class Student(Stage):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The fake score has a learning rate of its own, and neither of the two has momentum.
 
-        Each of them follows the other: momentum would make them circle (rCM, section 4).
+        Each of them follows the other: momentum would make them circle.
         """
         if not self.fake:
             return super().parameter_groups()
