@@ -11,34 +11,24 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from timing import seconds, student_rate
 from torch import nn
 
 from modalities.audio.data import AudioDataModule
 from modalities.audio.vocoder import find_weights
-from scm_core import TrigFlow, config, dual, generate
+from scm_core import config, generate
 from scm_core.checkpoint import Checkpoint
-from scm_core.losses.consistency import consistency_loss, normalise, student_tangent
-from scm_core.modality import SIGMA_DATA, Batch, Decoder, ModalitySpec
-from scm_core.proposal import LogNormalProposal
+from scm_core.modality import SIGMA_DATA, Decoder, ModalitySpec
 from scm_core.sample import drawer
 
 SAMPLING_BAR, VOCODER_BAR, PIPELINE_BAR = 20.0, 5.0, 5.0
 CLIPS = 16  # sampled at a time
 ROUNDS = 5
 SECONDS = 5.0  # that each rate of the pipeline is measured for
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def real_time_factors(model: Checkpoint, vocoders: dict[str, Decoder]) -> dict[str, float]:
@@ -67,31 +57,6 @@ def rendering_rate(data: AudioDataModule, decoder: Decoder) -> float:
         if time.perf_counter() - start > SECONDS:
             break
     return clips / (time.perf_counter() - start)
-
-
-def student_rate(model: Checkpoint, data: AudioDataModule) -> float:
-    """Clips per second that a consistency training step (sCT) with its optimiser consumes."""
-    optimiser = torch.optim.Adam(model.backbone.parameters(), lr=1e-4)
-    batch = next(iter(data.train_dataloader()))
-    _student_step(model.model, optimiser, batch)  # the first one allocates
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < SECONDS:
-        _student_step(model.model, optimiser, batch)
-        steps += 1
-    return steps * len(batch.x) / (time.perf_counter() - start)
-
-
-def _student_step(network: Callable, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
-    flow = TrigFlow(SIGMA_DATA)
-    t = LogNormalProposal(-1.0, 1.4, SIGMA_DATA).sample(len(batch.x))
-    noise = torch.randn_like(batch.x) * SIGMA_DATA
-    x_t, velocity = flow.interpolate(batch.x, noise, t), flow.velocity(batch.x, noise, t)
-    F, g = student_tangent(
-        dual.jvp, network, x_t, velocity, t, SIGMA_DATA, 1.0, condition=batch.condition
-    )
-    optimiser.zero_grad()
-    consistency_loss(F, normalise(g), torch.zeros_like(t)).mean().backward()
-    optimiser.step()
 
 
 def untrained(spec: ModalitySpec, full: DictConfig, data: AudioDataModule) -> Checkpoint:
@@ -125,7 +90,8 @@ def main() -> None:
     with torch.no_grad():
         factors = real_time_factors(model, vocoders)
         rendered = rendering_rate(data, model.decoder)
-    consumed = student_rate(model, data)
+    batch = next(iter(data.train_dataloader()))
+    consumed = student_rate(model.backbone, model.model, batch, SECONDS)
     bars = dict.fromkeys(factors, VOCODER_BAR) | {"two steps, no vocoder": SAMPLING_BAR}
     print(f"{torch.get_num_threads()} threads, {CLIPS} clips at a time")
     for name, factor in factors.items():

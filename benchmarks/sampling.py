@@ -6,23 +6,14 @@ Both decode their samples; rounds alternate, medians are printed. Bar: a ratio o
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from timing import seconds
 
 from scm_core import generate
 from scm_core.sample import drawer, open_checkpoint
 
 ROUNDS = 15
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 @torch.no_grad()

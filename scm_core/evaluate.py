@@ -17,7 +17,6 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from scm_core import checkpoint, cli, config, evaluation, media, report
 from scm_core.checkpoint import Checkpoint
 from scm_core.errors import UserError
 from scm_core.evaluation import Advance, Bench, Plan, Row
+from scm_core.files import write_text
 from scm_core.sample import open_checkpoint
 
 REAL, DECODED = "real test set", "real test set, decoded"
@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> None:
     rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about))
     distance = f"fd_{bench.features.name}"
     found = evaluation.ratios(rows, distance, scores)
-    _write_json(out / "metrics.json", {**about, "date": _date(), "rows": rows, "ratios": found})
+    figures = {**about, "date": _date(), "rows": rows, "ratios": found}
+    write_text(out / "metrics.json", json.dumps(figures, indent=2) + "\n")
     plot = media.quality_time_plot(report.points(rows, distance), out / "quality_time.png")
     (out / Partial.NAME).unlink(missing_ok=True)
     report.show(rows, found, bench.features.name, student.spec.bars)
@@ -141,7 +142,8 @@ class Partial:
         self._write()
 
     def _write(self) -> None:
-        _write_json(self.path, {"about": self.about, "rows": self.rows})
+        kept = {"about": self.about, "rows": self.rows}
+        write_text(self.path, json.dumps(kept, indent=2) + "\n")
 
 
 def _preset(settings: DictConfig) -> str:
@@ -211,17 +213,6 @@ def _progress() -> Iterator[Any]:
             progress.console.print(f"{name}: done")
 
         yield bar
-
-
-def _write_json(path: Path, content: Row) -> None:
-    """Whole or not at all; UserError when the disk refuses."""
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _sha256(path: Path) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch import nn
 from scm_core import checkpoint, cli, config, generate
 from scm_core.conditioning import schema_to_dict
 from scm_core.errors import UserError
+from scm_core.files import write_text
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.stages import Student, Teacher
 from scm_core.stages.callbacks import (
@@ -208,18 +208,8 @@ class Run:
                     )
         if data.exists() and data.read_text() != described:
             raise UserError(f"{self.folder} holds a run on other data: choose another out=")
-        _write(saved, OmegaConf.to_yaml(self.settings))
-        _write(data, described)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        write_text(saved, OmegaConf.to_yaml(self.settings))
+        write_text(data, described)
 
 
 def _step(last: Path) -> int:

@@ -12,6 +12,7 @@ from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.features import SpeechEmbedding
 from modalities.audio.judge import NoteJudge, PitchJudge
 from modalities.audio.mel import MelSettings
+from scm_core import classifier
 from scm_core.errors import UserError
 from scm_core.media import write_sound
 from scm_core.metrics import frechet_distance
@@ -118,7 +119,7 @@ def test_the_judge_of_notes_learns_once_and_is_kept(notes, tmp_path, monkeypatch
     assert scores["family_accuracy"].mean() > 0.7 and scores["pitch_accuracy"].mean() > 0.7
     wrong = judge(media, {"family": (asked["family"] + 1) % 16, "pitch": (asked["pitch"] + 1) % 4})
     assert wrong["family_accuracy"].mean() < 0.2 and wrong["pitch_accuracy"].mean() < 0.2
-    monkeypatch.setattr(judges, "_train", None)  # the second time there is nothing to train
+    monkeypatch.setattr(classifier, "train", None)  # the second time there is nothing to train
     again = NoteJudge(notes, tmp_path)(media, asked)
     assert all(torch.equal(again[key], scores[key]) for key in scores)
 

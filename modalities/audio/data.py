@@ -18,6 +18,7 @@ from modalities.audio.mel import FLOOR, MelSettings
 from modalities.audio.notes import Notes
 from modalities.audio.recordings import Recordings
 from scm_core.conditioning import Condition, Schema
+from scm_core.data import loader
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, Batch
 
@@ -151,17 +152,8 @@ class AudioDataModule(lightning.LightningDataModule):
             return Notes(self.config, self.mel, self.cache / "notes")
         return Recordings(self.config, self.mel, self.cache / "recordings")
 
-    def _loader(self, clips: Standardised, **kwargs: bool) -> DataLoader:
-        workers = self.config.workers
-        return DataLoader(
-            clips,
-            batch_size=self.config.batch_size,
-            num_workers=workers,
-            collate_fn=_identity,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            **kwargs,
-        )
+    def _loader(self, clips: Standardised, **options: bool) -> DataLoader:
+        return loader(clips, self.config.batch_size, self.config.workers, **options)
 
 
 def bin_statistics(log_mels: Tensor, chosen: Tensor) -> tuple[list[float], list[float]]:
@@ -176,7 +168,3 @@ def bin_statistics(log_mels: Tensor, chosen: Tensor) -> tuple[list[float], list[
     mean, square = total / (len(chosen) * log_mels.shape[2])
     std = (square - mean.square()).clamp(min=0).sqrt()
     return mean.tolist(), torch.where(std > 1e-3, std, 1.0).tolist()
-
-
-def _identity(batch: Batch) -> Batch:
-    return batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torchaudio
 from torch import Tensor
 from torch.nn import functional
 
+from modalities.audio.packages import packaged
 from scm_core.errors import UserError
 
 SAMPLE_RATE = 16_000
@@ -39,8 +39,7 @@ class SpeechEmbedding:
 
     def __init__(self, sample_rate: int, batch_size: int = 32) -> None:
         """Load the networks, for media of that rate in Hz; ``batch_size`` clips at a time."""
-        package = importlib.util.find_spec("openwakeword")
-        folder = Path(package.origin).parent / "resources" / "models" if package else None
+        folder = packaged("openwakeword", "resources", "models")
         if folder is None or not (folder / "embedding_model.onnx").exists():
             raise UserError(MISSING)
         self.batch_size = batch_size

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
 import torchaudio
-from rich.progress import track
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.audio import crepe
-from modalities.audio.clips import CACHE
 from modalities.audio.mel import MelSettings, log_mel
+from scm_core import classifier
 from scm_core.conditioning import Condition
-from scm_core.errors import UserError
-from scm_core.modality import SIGMA_DATA, Batch, Judge
+from scm_core.modality import SIGMA_DATA, Judge
 
 VERSION = 1  # of the classifier and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 400, 40, 4e-3  # training ends at the first of steps and epochs
@@ -36,7 +29,7 @@ class NoteJudge:
     waveforms float32 (B, samples) at the rate of the data module's mels.
     """
 
-    def __init__(self, data: lightning.LightningDataModule, cache: Path = CACHE / "judges") -> None:
+    def __init__(self, data: lightning.LightningDataModule, cache: Path = classifier.CACHE) -> None:
         """Load the instruments, training a classifier on first use of the data set."""
         self.judges: list[Judge] = []
         for key, field in data.condition.items():
@@ -83,18 +76,14 @@ class ClassJudge:
             torch.tensor(data.statistics[part]).view(-1, 1) for part in ("mean", "std")
         )
         classes = data.condition[key].classes
-        identity = [VERSION, data.statistics, data.shape, key, classes]
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        path = cache / f"{digest}.safetensors"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.network = Classifier(classes)
-            if path.exists():
-                self.network.load_state_dict(load_file(path))
-            else:
-                _train(self.network, data, key)
-                _save(self.network, path)
-        self.network.eval().requires_grad_(False)
+        self.network = classifier.trained(
+            lambda: Classifier(classes),
+            _labelled(data, key),
+            min(STEPS, EPOCHS * len(data.train_dataloader())),
+            PEAK,
+            identity=[VERSION, data.statistics, data.shape, key, classes],
+            cache=cache,
+        )
 
     @torch.inference_mode()
     def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
@@ -114,13 +103,13 @@ class Classifier(nn.Sequential):
         """Convolutions at a quarter, an eighth and a sixteenth of the spectrogram's size."""
         super().__init__(
             nn.PixelUnshuffle(4),
-            _convolution(16, 64),
-            _convolution(64, 64),
+            classifier.convolution(16, 64),
+            classifier.convolution(64, 64),
             nn.MaxPool2d(2, ceil_mode=True),
-            _convolution(64, 96),
-            _convolution(96, 96),
+            classifier.convolution(64, 96),
+            classifier.convolution(96, 96),
             nn.MaxPool2d(2, ceil_mode=True),
-            _convolution(96, 128),
+            classifier.convolution(96, 128),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Dropout(0.2),
@@ -134,44 +123,8 @@ class Classifier(nn.Sequential):
         return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
-
-
-def _train(network: Classifier, data: lightning.LightningDataModule, key: str) -> None:
-    """Train on the data module's training batches."""
-    steps = min(STEPS, EPOCHS * len(data.train_dataloader()))
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK, steps)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device).train()
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-    batches = _endless(data)
-    for _ in track(range(steps), "training the judge", transient=True):
-        x, condition = next(batches)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            logits = network(x.to(device))
-        loss = functional.cross_entropy(logits.float(), condition[key].to(device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    network.cpu()
-
-
-def _endless(data: Any) -> Iterator[Batch]:
+def _labelled(data: lightning.LightningDataModule, key: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training samples without end, and their classes in one field of the condition."""
     while True:
-        yield from data.train_dataloader()
-
-
-def _save(network: Classifier, path: Path) -> None:
-    """Write whole or not at all, so that an interrupted write is never read."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, part)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+        for batch in data.train_dataloader():
+            yield batch.x, batch.condition[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
 from collections import Counter
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from modalities.audio.clips import CACHE, Table, cached
 from modalities.audio.mel import MelSettings, log_mel
+from modalities.audio.packages import packaged
 from scm_core.conditioning import Label
 from scm_core.errors import UserError
 
@@ -185,13 +185,13 @@ def find_font(path: str | None) -> Path:
         if not found.is_file():
             raise UserError(f"data.font={path} is not a file.")
         return found
-    package = importlib.util.find_spec("pretty_midi")
-    if package is None or not package.origin:
+    font = packaged("pretty_midi", "TimGM6mb.sf2")
+    if font is None:
         raise UserError(
             "The default soundfont is in the package pretty_midi: pip install pretty_midi, or name "
             "an .sf2 or .sf3 file with data.font=."
         )
-    return Path(package.origin).with_name("TimGM6mb.sf2")
+    return font
 
 
 def font_origin(path: Path, licence: str | None) -> dict[str, str]:

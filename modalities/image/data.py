@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from modalities.image.folder import read_folder
 from modalities.image.sets import Images, Split, read_cifar10, read_fashion_mnist
 from scm_core.conditioning import Condition, Label
+from scm_core.data import loader
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, Batch
 
@@ -157,17 +158,8 @@ class ImageDataModule(lightning.LightningDataModule):
             c.root, c.size
         )
 
-    def _loader(self, images: Dataset, **kwargs: bool) -> DataLoader:
-        workers = self.config.workers
-        return DataLoader(
-            images,
-            batch_size=self.config.batch_size,
-            num_workers=workers,
-            collate_fn=_identity,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            **kwargs,
-        )
+    def _loader(self, images: Dataset, **options: bool) -> DataLoader:
+        return loader(images, self.config.batch_size, self.config.workers, **options)
 
 
 def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
@@ -185,7 +177,3 @@ def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
     mean = share @ values
     std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
     return mean.tolist(), torch.where(std > 0, std, 1.0).tolist()
-
-
-def _identity(batch: Any) -> Any:
-    return batch

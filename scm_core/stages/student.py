@@ -22,6 +22,7 @@ from scm_core.losses.consistency import (
 from scm_core.losses.diffusion import diffusion_loss
 from scm_core.losses.midtraining import Bounds, clipped, endpoint_loss, jittered_times
 from scm_core.losses.score import score_loss
+from scm_core.losses.weighting import per_sample
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.proposal import LogNormalProposal
 from scm_core.samplers import consistency, consistency_times, dpm_solver_path, ode_times
@@ -193,7 +194,7 @@ def repeat(x: Tensor, times: int) -> Tensor:
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square per sample in units of the data, (B,)."""
-    return x.detach().flatten(1).square().mean(1).sqrt() / SIGMA_DATA
+    return per_sample(x.detach()).sqrt() / SIGMA_DATA
 
 
 def nothing(idle: list[nn.Module | None]) -> Tensor | float:

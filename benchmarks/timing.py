@@ -1,0 +1,51 @@
+"""What the benchmarks share: a clock that waits for the device, and a student step's appetite."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from scm_core import TrigFlow, dual
+from scm_core.losses.consistency import consistency_loss, normalise, student_tangent
+from scm_core.modality import SIGMA_DATA, Batch
+from scm_core.proposal import LogNormalProposal
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long ``work`` takes."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def student_rate(backbone: nn.Module, network: Callable, batch: Batch, duration: float) -> float:
+    """Samples per second that a consistency training step (sCT) with its optimiser consumes.
+
+    ``network`` calls the ``backbone``, at the precision that it is to have; the same ``batch`` is
+    trained on for ``duration`` seconds.
+    """
+    optimiser = torch.optim.Adam(backbone.parameters(), lr=1e-4)
+    _student_step(network, optimiser, batch)  # the first one allocates
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < duration:
+        _student_step(network, optimiser, batch)
+        steps += 1
+    return steps * len(batch.x) / (time.perf_counter() - start)
+
+
+def _student_step(network: Callable, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
+    flow = TrigFlow(SIGMA_DATA)
+    t = LogNormalProposal(-1.0, 1.4, SIGMA_DATA).sample(len(batch.x))
+    noise = torch.randn_like(batch.x) * SIGMA_DATA
+    x_t, velocity = flow.interpolate(batch.x, noise, t), flow.velocity(batch.x, noise, t)
+    F, g = student_tangent(
+        dual.jvp, network, x_t, velocity, t, SIGMA_DATA, 1.0, condition=batch.condition
+    )
+    optimiser.zero_grad()
+    consistency_loss(F, normalise(g), torch.zeros_like(t)).mean().backward()
+    optimiser.step()
