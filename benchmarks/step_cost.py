@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from scm_core import TrigFlow
+from scm_core import TrigFlow, config
 from scm_core.backbones.transformer import Transformer
 from scm_core.backbones.unet import UNet
 from scm_core.conditioning import Label
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    fast = DEVICE == "cuda" or torch.cpu._is_amx_tile_supported()
+    fast = config.precision("auto", DEVICE) == "bf16-mixed"
     dtypes = list(DTYPES) if fast else ["float32"]
     print(
         f"torch {torch.__version__}, {DEVICE}, {options.threads} threads, {options.rounds} rounds\n"

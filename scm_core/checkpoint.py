@@ -49,7 +49,7 @@ class Checkpoint:
         return next(self.backbone.parameters()).device
 
     def model(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """F at the precision the device is fast at: bf16 autocast on CUDA and on CPUs with AMX."""
+        """F at the precision the device is fast at: bf16 autocast where it is native."""
         fast = configuration.precision("auto", self.device.type) == "bf16-mixed"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
             return self.backbone(x, t, condition)

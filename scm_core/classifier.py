@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scm_core import config
 from scm_core.errors import UserError
 
 CACHE = Path.home() / ".cache" / "scm-core" / "judges"
@@ -55,7 +56,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).train()
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    fast = config.precision("auto", device.type) == "bf16-mixed"
     for _ in track(range(steps), "training the judge", transient=True):
         x, classes = next(batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):

@@ -85,8 +85,8 @@ class StudentConfig:
 @dataclass
 class TrainerConfig:
     """What Lightning's Trainer is told. `precision` auto is bf16-mixed where the device is fast at
-    it (CUDA, CPUs with AMX) and 32-true elsewhere; `checkpoint_every`, `preview_every` and
-    `log_every` count steps."""
+    it (CUDA, CPUs with AMX or AVX512-BF16) and 32-true elsewhere; `checkpoint_every`,
+    `preview_every` and `log_every` count steps."""
 
     accelerator: str = "auto"
     devices: str = "auto"
@@ -177,8 +177,9 @@ def precision(name: str, accelerator: str = "auto") -> str:
         return name
     cuda = torch.cuda.is_available() and accelerator in ("auto", "cuda", "gpu")
     cpu = not cuda and accelerator in ("auto", "cpu")
-    # A bf16 matrix product is ten times slower than float32 on a CPU without AMX tiles.
-    return "bf16-mixed" if cuda or cpu and torch.cpu._is_amx_tile_supported() else "32-true"
+    # A bf16 matrix product is ten times slower than float32 on a CPU that has to emulate it.
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if cuda or cpu and native else "32-true"
 
 
 def keys(config: DictConfig, prefix: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from modalities.audio import backbone
 from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.decoder import AudioDecoder
 from modalities.audio.mel import MelSettings
@@ -49,7 +50,9 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "audio",
     checkpoints=ROOT / "checkpoints" / "audio",
     build_data=lambda config: AudioDataModule(config.data, _mel(config)),
-    build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
+    build_backbone=lambda config, shape, schema: backbone.build(
+        config.backbone, _mel(config), shape, schema
+    ),
     build_decoder=lambda config, statistics: AudioDecoder(config.decoder, _mel(config), statistics),
     build_features=_features,
     build_judge=_judge,

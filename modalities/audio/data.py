@@ -42,7 +42,7 @@ class AudioData:
     workers: int = 0
     frames: int = 64
     font: str | None = None
-    pitch_low: int = 36
+    pitch_low: int = 48
     pitch_high: int = 84
     velocities: int = 3
     pattern: str | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.audio import crepe
+from modalities.audio.backbone import REFERENCE_HZ, REFERENCE_PITCH
 from modalities.audio.mel import MelSettings, log_mel
 from scm_core import classifier
 from scm_core.conditioning import Condition
@@ -19,7 +20,6 @@ from scm_core.modality import SIGMA_DATA, Judge
 
 VERSION = 1  # of the classifier and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 400, 40, 4e-3  # training ends at the first of steps and epochs
-REFERENCE_PITCH, REFERENCE_HZ = 69, 440.0  # MIDI's number of the concert pitch
 
 
 class NoteJudge:
