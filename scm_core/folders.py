@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from scm_core.errors import UserError
 
+log = logging.getLogger(__name__)
+
 HELD_OUT = 0.05
+BROKEN = 0.01
+
+Read = TypeVar("Read")
 
 Classes = dict[str, list[Path]]
+
+
+class Skipped(NamedTuple):
+    """Why a file is left out, and whether that is because it is damaged."""
+
+    reason: str
+    broken: bool
 
 
 def classified(
@@ -43,6 +59,39 @@ def classified(
     if list(classes) == ["."]:
         classes = {folder.resolve().name: classes["."]}
     return classes, held
+
+
+def in_threads(read: Callable[[Path], Read], paths: Sequence[Path]) -> Iterator[Read]:
+    """What ``read`` makes of each file, in order, by as many threads as CPUs."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), 256):
+            yield from pool.map(read, paths[start : start + 256])
+
+
+def identity(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    """What identifies the files of a folder without reading them: names, sizes and dates."""
+    files = [(path.relative_to(folder), path.stat()) for path in paths]
+    return {
+        "folder": str(folder.resolve()),
+        "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files],
+    }
+
+
+def report(folder: Path, skipped: Sequence[Sequence[Any]], total: int, kind: str) -> None:
+    """Name the files that were skipped, (path within the folder, reason, broken) each.
+
+    Raises UserError with their list when more than 1 % of all files are broken.
+    """
+    for path, reason, _ in skipped:
+        log.warning("skipped %s: %s", folder / path, reason)
+    if skipped:
+        log.warning("skipped %d of %d %ss", len(skipped), total, kind)
+    broken = [path for path, _, bad in skipped if bad]
+    if len(broken) > BROKEN * total:
+        raise UserError(
+            f"{len(broken)} of {total} {kind}s are broken, more than {BROKEN:.0%}; "
+            f"mend or remove them: {', '.join(broken)}."
+        )
 
 
 def _by_subfolder(folder: Path, suffixes: set[str], kind: str) -> Classes:

@@ -1,27 +1,14 @@
-"""What every source of sound gives the data module, and the files in which log-mels are kept."""
+"""What every source of sound gives the data module."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scm_core.conditioning import Condition, Schema
 
-log = logging.getLogger(__name__)
-
-CACHE = Path.home() / ".cache" / "scm-core"
 SILENCE = 1e-3  # a waveform that stays below this peak (-60 dB) is silent
-
-Table = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 class Clips(Protocol):
@@ -39,30 +26,3 @@ class Clips(Protocol):
 
     def waveforms(self, indices: Tensor) -> Tensor:
         """The sounds themselves, float32 (B, samples) in [-1, 1]."""
-
-
-def cached(folder: Path, identity: Any, make: Callable[[], Table]) -> Table:
-    """The tensors and plain facts that ``make`` gives, kept in ``folder`` under their identity.
-
-    ``identity`` is all that they depend on, in plain containers. A damaged file is made again; one
-    that cannot be written costs a warning.
-    """
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{key}.safetensors"
-    if path.exists():
-        try:
-            with safe_open(path, "pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                return {name: file.get_tensor(name) for name in file.keys()}, facts
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            log.warning("%s cannot be read (%s) and is made again", path, error)
-    tensors, facts = make()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, {"facts": json.dumps(facts)})
-        os.replace(part, path)
-    except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
-        log.warning("%s cannot be written: the next run will start over (%s)", path, error)
-    return tensors, facts

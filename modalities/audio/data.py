@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from modalities.audio.clips import CACHE, Clips
+from modalities.audio.clips import Clips
 from modalities.audio.mel import FLOOR, MelSettings
 from modalities.audio.notes import Notes
 from modalities.audio.recordings import Recordings
+from scm_core.cache import CACHE
 from scm_core.conditioning import Condition, Schema
 from scm_core.data import loader
 from scm_core.errors import UserError

@@ -13,9 +13,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from modalities.audio.clips import CACHE, Table, cached
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.packages import packaged
+from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Label
 from scm_core.errors import UserError
 

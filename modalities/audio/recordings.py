@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +15,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from modalities.audio.clips import CACHE, SILENCE, Table, cached
+from modalities.audio.clips import SILENCE
 from modalities.audio.mel import MelSettings, log_mel
+from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Label
 from scm_core.errors import UserError
-from scm_core.folders import classified
+from scm_core.folders import Skipped, classified, identity, in_threads, report
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +33,6 @@ VERSION = 1  # of the preparation: another one makes other clips
 LOUDNESS = -20.0  # LUFS
 PEAK = 0.95
 SHORTEST = 0.1  # seconds
-BROKEN = 0.01
 
 
 class Prepared(NamedTuple):
@@ -44,13 +41,6 @@ class Prepared(NamedTuple):
     starts: list[int]
     log_mels: Tensor
     gain: float
-
-
-class Skipped(NamedTuple):
-    """Why a file is left out, and whether that is because it is damaged."""
-
-    reason: str
-    broken: bool
 
 
 class Recordings:
@@ -79,7 +69,7 @@ class Recordings:
         self.origin = {"source": folder.resolve().name, "licence": config.licence or "not stated"}
         self.paths = [path for files in classes.values() for path in files]
         self.table, facts = cached(cache, self._identity(), self._prepare_all)
-        self._report(facts["skipped"])
+        report(folder, facts["skipped"], len(self.paths), "recording")
         file = self.table["file"].long()
         label = [i for i, files in enumerate(classes.values()) for _ in files]
         self.schema = {"label": Label(len(classes), tuple(classes))}
@@ -101,11 +91,9 @@ class Recordings:
         return functional.pad(part * gain, (0, self.samples - len(part)))
 
     def _identity(self) -> dict[str, Any]:
-        files = [(path.relative_to(self.folder), path.stat()) for path in self.paths]
         return {
             "version": VERSION,
-            "folder": str(self.folder.resolve()),
-            "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files],
+            **identity(self.folder, self.paths),
             "mel": asdict(self.mel),
             "samples": self.samples,
             "normalise": self.normalise,
@@ -113,9 +101,8 @@ class Recordings:
 
     def _prepare_all(self) -> Table:
         skipped, parts, files, starts, gains = [], [], [], [], []
-        results = track(
-            self._attempts(), "decoding recordings", total=len(self.paths), transient=True
-        )
+        attempts = in_threads(self._prepare, self.paths)
+        results = track(attempts, "decoding recordings", total=len(self.paths), transient=True)
         for i, result in enumerate(results):
             if isinstance(result, Skipped):
                 skipped.append([str(self.paths[i].relative_to(self.folder)), *result])
@@ -125,7 +112,7 @@ class Recordings:
             starts += result.starts
             gains += [result.gain] * len(result.starts)
         if not parts:
-            self._report(skipped)
+            report(self.folder, skipped, len(self.paths), "recording")
             raise UserError(f"{self.folder} has no recording that can be used.")
         table = {
             "log_mels": torch.cat(parts),
@@ -134,12 +121,6 @@ class Recordings:
             "gain": torch.tensor(gains),
         }
         return table, {"skipped": skipped}
-
-    def _attempts(self) -> Iterator[Prepared | Skipped]:
-        """Each file's clips or why there are none, in order, by as many threads as CPUs."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(self.paths), 256):
-                yield from pool.map(self._prepare, self.paths[start : start + 256])
 
     def _prepare(self, path: Path) -> Prepared | Skipped:
         rate = self.mel.sample_rate
@@ -158,19 +139,6 @@ class Recordings:
         gain = gain_to(self.normalise, sound, rate)
         starts = (audible * self.samples).tolist()
         return Prepared(starts, log_mel(clips[audible] * gain, self.mel).half(), gain)
-
-    def _report(self, skipped: list[list[Any]]) -> None:
-        """Name what was skipped; UserError when too much of it is broken."""
-        for path, reason, _ in skipped:
-            log.warning("skipped %s: %s", self.folder / path, reason)
-        if skipped:
-            log.warning("skipped %d of %d recordings", len(skipped), len(self.paths))
-        broken = [path for path, _, bad in skipped if bad]
-        if len(broken) > BROKEN * len(self.paths):
-            raise UserError(
-                f"{len(broken)} of {len(self.paths)} recordings are broken, more than "
-                f"{BROKEN:.0%}; mend or remove them: {', '.join(broken)}."
-            )
 
 
 def decode_file(path: Path, sample_rate: int) -> Tensor:
