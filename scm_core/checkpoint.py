@@ -22,8 +22,10 @@ from scm_core import config as configuration
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Schema, schema_from_dict, schema_to_dict
 from scm_core.errors import UserError
+from scm_core.latents import LatentDecoder, fingerprint
 
 FORMAT = "scm-core-1"
+AUTOENCODER = "autoencoder/"  # before the names of its weights; no module is called so
 # What a command was told about one run and one machine is not the model's.
 OF_THE_RUN = ("stage", "out", "max_steps", "max_time")
 
@@ -48,6 +50,12 @@ class Checkpoint:
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Of the data module's samples: the model's own, or what its autoencoder is given."""
+        latents = self.statistics.get("latents")
+        return tuple(latents["of"]) if latents else self.shape
+
     def model(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """F at the precision the device is fast at: bf16 autocast where it is native."""
         fast = configuration.precision("auto", self.device.type) == "bf16-mixed"
@@ -65,8 +73,14 @@ def export(
     shape: tuple[int, ...],
     condition: Schema,
     statistics: dict[str, Any],
+    autoencoder: nn.Module | None = None,
 ) -> None:
-    """Write averaged weights with all that sampling needs, atomically; UserError on a full disk."""
+    """Write averaged weights with all that sampling needs, atomically; UserError on a full disk.
+
+    The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
+    """
+    of_autoencoder = autoencoder.state_dict() if autoencoder else {}
+    weights = {**weights, **{AUTOENCODER + key: value for key, value in of_autoencoder.items()}}
     described = {
         "format": FORMAT,
         "modality": config.modality,
@@ -115,6 +129,11 @@ def load(
         )
     shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
     backbone = spec.build_backbone(config, shape, condition)
+    decoder = spec.build_decoder(config, described["statistics"])
+    weights, of_autoencoder = split(weights)
+    if latents := described["statistics"].get("latents"):
+        autoencoder = build_autoencoder(spec, config, latents, of_autoencoder, path)
+        decoder = LatentDecoder(autoencoder, decoder, latents)
     load_weights(backbone, weights, path)
     return Checkpoint(
         path=path,
@@ -127,8 +146,35 @@ def load(
         statistics=described["statistics"],
         sigma_data=described["sigma_data"],
         backbone=backbone.to(device).eval(),
-        decoder=spec.build_decoder(config, described["statistics"]),
+        decoder=decoder,
     )
+
+
+def build_autoencoder(
+    spec: modalities.ModalitySpec,
+    config: DictConfig,
+    latents: dict[str, Any],
+    weights: dict[str, Tensor],
+    source: Path,
+) -> nn.Module:
+    """The autoencoder of a checkpoint's latents, by its `weights` unless it is a pretrained one.
+
+    Raises UserError when it is not the one that the checkpoint's samples are latents of.
+    """
+    autoencoder = spec.build_autoencoder(config, tuple(latents["of"]))
+    if weights:
+        load_weights(autoencoder, weights, source)
+    elif fingerprint(autoencoder) != latents["autoencoder"]:
+        raise UserError(f"{source} holds latents of another autoencoder than the one configured")
+    return autoencoder
+
+
+def split(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A checkpoint's weights as those of its backbone and those of its autoencoder, if any."""
+    of_autoencoder = {
+        k.removeprefix(AUTOENCODER): v for k, v in weights.items() if k.startswith(AUTOENCODER)
+    }
+    return {k: v for k, v in weights.items() if not k.startswith(AUTOENCODER)}, of_autoencoder
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

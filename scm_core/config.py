@@ -20,6 +20,17 @@ from scm_core.errors import UserError
 
 
 @dataclass
+class AutoencoderConfig:
+    """The stage `decoder`, where samples are latents; a plugin derives its section `decoder` from
+    this. `ema` is the relative width of the power-function average."""
+
+    max_steps: int = 20_000
+    lr: float = 1e-3
+    lr_warmup: int = 200
+    ema: float = 0.05
+
+
+@dataclass
 class TeacherConfig:
     """The diffusion teacher. `ema` is the relative width of the power-function average;
     `P_mean` and `P_std` shape the proposal over t."""

@@ -65,8 +65,8 @@ def main(arguments: list[str]) -> None:
     full_config = config.merge(student.config, ("command line", data_words))
     data = student.spec.build_data(full_config)
     data.setup()
-    if tuple(data.shape) != student.shape:
-        raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.shape}")
+    if tuple(data.shape) != student.data_shape:
+        raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.data_shape}")
     bench = Bench(
         features=student.spec.build_features(full_config),
         judge=student.spec.build_judge(full_config, data),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -114,8 +115,8 @@ class Bench:
     def test(self, data: DataModule, advance: Advance, through: Decoder | None = None) -> Samples:
         """Up to ``n`` real media of the held-out split, chosen at random by the seed.
 
-        They are first encoded and decoded where ``through`` is a decoder. Raises UserError when
-        there are too few to compare with.
+        They are first encoded and decoded where ``through`` is a decoder, whose fidelity is then
+        among the scores. Raises UserError when there are too few to compare with.
         """
         total = sum(len(batch.x) for batch in data.val_dataloader())
         if total <= NEIGHBOURS:
@@ -128,10 +129,13 @@ class Bench:
             passed += len(media)
             if not len(here):
                 continue
-            media = media[here].to(self.device)
-            media = through.decode(through.encode(media)) if through else media
+            media, near = media[here].to(self.device), {}
+            if through:
+                original, media = media, through.decode(through.encode(media))
+                if hasattr(through, "fidelity"):
+                    near = through.fidelity(original, media)
             condition = {key: value[here].to(self.device) for key, value in condition.items()}
-            parts.append(self._measure(media, condition))
+            parts.append(self._measure(media, condition, near))
             advance(len(here))
         return _join(parts, chosen.argsort().argsort())
 
@@ -198,8 +202,11 @@ class Bench:
             **samples.mean_scores(),
         }
 
-    def _measure(self, media: Any, condition: Condition) -> Samples:
-        scores = {key: value.cpu() for key, value in self.judge(media, condition).items()}
+    def _measure(
+        self, media: Any, condition: Condition, more: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Samples:
+        scores = {**self.judge(media, condition), **more}
+        scores = {key: value.cpu() for key, value in scores.items()}
         condition = {key: value.cpu() for key, value in condition.items()}
         return Samples(self.features(media).cpu(), condition, scores)
 

@@ -6,6 +6,7 @@ import math
 import os
 import wave
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from scm_core.errors import UserError
 
 GRID_WIDTH = 640  # tiny images are magnified until a grid is about this wide
 PADDING = 2
+GIF_SIZE = 128  # tiny clips are magnified until a side is about this long
+H264 = ("libx264", "yuv420p", "16")  # codec, pixels, and a quality that eyes take for lossless
 COLOURS = ("#3366aa", "#dd7722", "#228855", "#aa3355", "#7755aa", "#777777")
 
 
@@ -84,6 +87,51 @@ def write_sound(waveform: Tensor, path: str | Path, sample_rate: int) -> Path:
     samples = (values * 32767).round().to(torch.int16).numpy()
     write = {".wav": _write_wav, ".flac": _write_flac}[Path(path).suffix]
     return _whole(path, lambda file: write(file, samples, sample_rate))
+
+
+def contact_sheet(clips: Tensor) -> Tensor:
+    """Uint8 clips (B, C, T, H, W), C = 1 or 3, as one picture, uint8 (H, W, 3): a clip a row."""
+    batch, channels, frames, *size = clips.shape
+    return image_grid(clips.transpose(1, 2).reshape(batch * frames, channels, *size), frames)
+
+
+def write_video(clip: Tensor, path: str | Path, fps: float, lossless: bool = False) -> Path:
+    """Write a uint8 clip (3, T, H, W) as MP4 whole or not at all; return its path.
+
+    H.264 in yuv420p plays everywhere; ``lossless`` keeps every pixel, in rgb24, which fewer players
+    know. Sides must be even otherwise. Raises UserError when it cannot be written.
+    """
+    import av
+
+    frames = clip.detach().cpu().permute(1, 2, 3, 0).contiguous().numpy()
+    codec, layout, quality = ("libx264rgb", "rgb24", "0") if lossless else H264
+    rate = Fraction(fps).limit_denominator(1001)
+
+    def write(file: Any) -> None:
+        with av.open(file, "w", format="mp4") as container:
+            stream = container.add_stream(codec, rate=rate, options={"crf": quality})
+            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], layout
+            for frame in frames:
+                for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                    container.mux(packet)
+            for packet in stream.encode(None):
+                container.mux(packet)
+
+    return _whole(path, write)
+
+
+def write_gif(clip: Tensor, path: str | Path, fps: float) -> Path:
+    """Write a uint8 clip (3, T, H, W) as a GIF that loops, whole or not at all; return its path.
+
+    Tiny clips are magnified; a GIF knows hundredths of a second and 256 colours a frame.
+    """
+    scale = max(1, GIF_SIZE // max(clip.shape[-2:]))
+    large = functional.interpolate(clip.detach().cpu().transpose(0, 1), scale_factor=scale)
+    frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in large]
+    first, *rest = frames
+    milliseconds = max(20, 10 * round(100 / fps))
+    options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0}
+    return _whole(path, lambda file: first.save(file, format="GIF", **options))
 
 
 def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:

@@ -52,8 +52,9 @@ class Decoder(Protocol):
     """Between samples and media, for a whole batch; `save` writes one decoded sample.
 
     `exact` says that `decode` gives back what was encoded; if not, an evaluation also measures
-    real media encoded and decoded, the best that samples can be. A decoder of media that are played
-    has two more methods: `seconds(media) -> float`, how long each of them lasts, and
+    real media encoded and decoded, the best that samples can be, and, where there is a method
+    `fidelity(media, decoded) -> {name: (B,)}`, how near the two are. A decoder of media that are
+    played has `seconds(media) -> float`, how long each of them lasts, and
     `sound(media) -> (waveform (samples,), rate in Hz)` where there is something to hear.
     """
 
@@ -86,6 +87,11 @@ class ModalitySpec:
     scores of media against their condition, by name. `evaluation_samples` replaces the number of
     samples of an evaluation's preset, and `bars` says what two steps ought to reach, by the name of
     a ratio in `scm_core.evaluation.ratios`.
+
+    With `build_autoencoder` samples are latents: given the configuration and the shape of the data
+    module's samples, it returns a module whose `encode` maps those to (B, C, *grid) and whose
+    `decode` maps them back. It is trained by the stage `decoder`, unless its attribute `pretrained`
+    is true. See `scm_core.latents` for what such a data module states.
     """
 
     name: str
@@ -97,6 +103,7 @@ class ModalitySpec:
     build_decoder: Callable[[Any, dict[str, Any]], Decoder]
     build_features: Callable[[Any], Features]
     build_judge: Callable[[Any, DataModule], Judge]
+    build_autoencoder: Callable[[Any, tuple[int, ...]], nn.Module] | None = None
     checkpoints: Path | None = None
     evaluation_samples: Mapping[str, int] = field(default_factory=dict)
     bars: Mapping[str, float] = field(default_factory=dict)

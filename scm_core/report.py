@@ -53,6 +53,10 @@ def _rows_table(rows: list[Row], extractor: str) -> Table:
     table.add_column("", min_width=20)
     for head in (*heads, *(key.replace("_", " ") for key in more)):
         table.add_column(head, justify="right")
+    decoded = [row for row in rows[1:] if row["model"] == "real"]
+    near = [f"{key} {row[key]:.3g}" for row in decoded for key in row if key not in rows[0]]
+    if near:
+        table.caption = f"real media encoded and decoded: {', '.join(near)}"
     for row in rows:
         costs = [""] * (len(heads) - 2)
         if row in drawn:

@@ -3,7 +3,8 @@
 Keys (key=value; a section's keys as section.key):
   modality=NAME      the plugin, or package.module:SPEC; required
   preset=NAME        smoke (seconds), cpu, gpu, or a YAML file; default: what fits the device
-  stage=NAME         teacher or student; default: whichever are not yet done
+  stage=NAME         decoder (where samples are latents), teacher or student; default: whichever
+                     are not yet done
   out=FOLDER         the run directory; the same command again resumes what lies there
   seed=0             max_steps=N        max_time=DD:HH:MM:SS (for each stage)
   data.name= data.root= data.batch_size=   which data
@@ -31,8 +32,9 @@ from scm_core import checkpoint, cli, config, generate
 from scm_core.conditioning import schema_to_dict
 from scm_core.errors import UserError
 from scm_core.files import write_text
+from scm_core.latents import LatentDecoder, Latents, run
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
-from scm_core.stages import Student, Teacher
+from scm_core.stages import Autoencoding, Student, Teacher
 from scm_core.stages.callbacks import (
     Averaging,
     Guard,
@@ -44,16 +46,17 @@ from scm_core.stages.callbacks import (
 )
 from scm_core.stages.stage import Stage
 
-STAGES = ("teacher", "student")
+STAGES = ("decoder", "teacher", "student")
 PREVIEW_SAMPLES = 40
 
 
 def main(arguments: list[str]) -> None:
     """Run the stages that the configuration asks for, in the run directory `out`."""
     spec, settings = config.load(arguments)
-    stages = [settings.stage] if settings.stage else list(STAGES)
-    if unknown := set(stages) - set(STAGES):
-        raise UserError(f"stage={unknown.pop()} is none of {', '.join(STAGES)}")
+    known = STAGES if spec.build_autoencoder else STAGES[1:]
+    stages = [settings.stage] if settings.stage else list(known)
+    if unknown := set(stages) - set(known):
+        raise UserError(f"stage={unknown.pop()} is none of {', '.join(known)}")
     if settings.student.method not in ("distill", "train"):
         raise UserError(f"student.method={settings.student.method} is neither distill nor train")
     student = settings.student
@@ -81,6 +84,7 @@ class Run:
         self.data: DataModule = spec.build_data(settings)
         self.data.setup()
         self.decoder: Decoder = spec.build_decoder(settings, self.data.statistics)
+        self.trained_autoencoder: nn.Module | None = None
         self._claim_folder()
 
     def train(self, name: str) -> None:
@@ -91,6 +95,11 @@ class Run:
         if exported.exists() and checkpoint.read(exported)[0]["step"] >= steps:
             cli.console.print(f"{name}: done, {exported}")
             return
+        if self.spec.build_autoencoder and name == "decoder":
+            if getattr(self._autoencoder(), "pretrained", False):
+                return
+        elif self.spec.build_autoencoder and not isinstance(self.data, Latents):
+            self._use_latents()
         stage = self._build(name)
         last = self.folder / name / "last.ckpt"
         resumed = last if last.exists() else None
@@ -117,19 +126,40 @@ class Run:
                 shape=self.data.shape,
                 condition=self.data.condition,
                 statistics=self.data.statistics,
+                autoencoder=self.trained_autoencoder,
             )
             cli.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
 
+    def _autoencoder(self) -> nn.Module:
+        return self.spec.build_autoencoder(self.settings, tuple(self.data.shape))
+
+    def _use_latents(self) -> None:
+        """From here on samples are latents of the autoencoder, trained before or pretrained."""
+        autoencoder = self._autoencoder()
+        if not getattr(autoencoder, "pretrained", False):
+            weights = self.folder / "decoder.safetensors"
+            if not weights.exists():
+                raise UserError(f"no decoder at {weights}: train it first, by stage=decoder")
+            checkpoint.load_weights(autoencoder, checkpoint.read(weights)[1], weights)
+            self.trained_autoencoder = autoencoder
+        self.data = Latents(self.data, autoencoder)
+        latents = self.data.statistics["latents"]
+        self.decoder = LatentDecoder(autoencoder, self.decoder, latents)
+        self._claim("latents.json", json.dumps(latents), "on the latents of another decoder")
+
     def _build(self, name: str) -> Stage:
         shape, schema = tuple(self.data.shape), self.data.condition
+        if name == "decoder":
+            return Autoencoding(self._autoencoder(), self.settings.decoder)
         backbone = self.spec.build_backbone(self.settings, shape, schema)
         if name == "teacher":
             return Teacher(backbone, schema, self.settings.teacher)
         weights = self.folder / "teacher.safetensors"
         if not weights.exists():
             raise UserError(f"no teacher at {weights}: train it first, by stage=teacher")
-        checkpoint.load_weights(backbone, checkpoint.read(weights)[1], weights)
+        of_backbone, _ = checkpoint.split(checkpoint.read(weights)[1])
+        checkpoint.load_weights(backbone, of_backbone, weights)
         teacher: nn.Module | None = None
         if self.settings.student.method == "distill":
             teacher = self.spec.build_backbone(self.settings, shape, schema)
@@ -172,7 +202,20 @@ class Run:
         )
 
     def _drawer(self, name: str) -> Callable[[nn.Module], Any]:
-        """A function that draws the same few media with whatever weights a backbone has."""
+        """A function that draws the same few media with whatever weights a backbone has.
+
+        For an autoencoder they are held-out media, and the same encoded and decoded.
+        """
+        if name == "decoder":
+            given = next(iter(self.data.val_dataloader())).x[: PREVIEW_SAMPLES // 2]
+
+            def reconstructed(autoencoder: nn.Module) -> Any:
+                there = given.to(next(autoencoder.parameters()).device)
+                z = run(autoencoder, "encode", there)
+                x = run(autoencoder, "decode", z).cpu()
+                return self.decoder.decode(torch.cat([given, x]))
+
+            return reconstructed
         sampler = ("dpm", 16) if name == "teacher" else ("consistency", 2)
         draw = generate.sampler(*sampler, SIGMA_DATA)
         n, seed = PREVIEW_SAMPLES, self.settings.seed
@@ -191,7 +234,7 @@ class Run:
     @rank_zero_only
     def _claim_folder(self) -> None:
         """Write config.yaml and data.json, or refuse a folder that holds another run."""
-        saved, data = self.folder / "config.yaml", self.folder / "data.json"
+        saved = self.folder / "config.yaml"
         described = json.dumps(
             {
                 "shape": self.data.shape,
@@ -206,10 +249,15 @@ class Run:
                     raise UserError(
                         f"{self.folder} holds a run with another {key}: choose another out="
                     )
-        if data.exists() and data.read_text() != described:
-            raise UserError(f"{self.folder} holds a run on other data: choose another out=")
+        self._claim("data.json", described, "on other data")
         write_text(saved, OmegaConf.to_yaml(self.settings))
-        write_text(data, described)
+
+    @rank_zero_only
+    def _claim(self, name: str, described: str, other: str) -> None:
+        path = self.folder / name
+        if path.exists() and path.read_text() != described:
+            raise UserError(f"{self.folder} holds a run {other}: choose another out=")
+        write_text(path, described)
 
 
 def _step(last: Path) -> int:

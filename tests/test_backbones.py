@@ -115,3 +115,33 @@ def test_time_tangent_is_small_near_the_end():
 def test_what_does_not_fit_is_said_in_a_sentence(config, shape, words):
     with pytest.raises(UserError, match=words):
         backbones.build(config, shape, SCHEMA)
+
+
+def test_factorised_attention_sees_a_frame_then_all_of_time():
+    """What happens at the far end of time is out of the convolutions' reach, and of one block's."""
+    shape = (2, 16, 4, 4)
+    x, t, condition = batch(shape)
+    later = x.clone()
+    later[:, :, -1] += 1
+    for depth, reaches in ((1, False), (2, True)):
+        net = make("transformer", shape, attention="factorised", depth=depth)
+        change = (net(later, t, condition) - net(x, t, condition))[:, :, :2].abs().max()
+        assert (change > 1e-5) == reaches
+
+
+def test_factorised_attention_has_an_exact_tangent_and_no_fallback():
+    shape = (2, 4, 4, 4)
+    net = make("transformer", shape, attention="factorised")
+    x, t, condition = batch(shape)
+    report = dual.verify(net, Batch(0.5 * x, condition))
+    assert report.ok, str(report)
+    with dual.fallbacks() as used:
+        dual.jvp(net, (x, t), (torch.ones_like(x), torch.ones_like(t)), condition=condition)
+    assert not used
+
+
+def test_factorised_attention_needs_a_grid_to_factorise():
+    with pytest.raises(UserError, match="factorised attention needs a grid"):
+        make("transformer", (2, 16), attention="factorised")
+    with pytest.raises(UserError, match="attention=sparse is none of full, factorised"):
+        make("transformer", (2, 8, 8), attention="sparse")

@@ -1,4 +1,4 @@
-"""What every stage shares: the backbone, w(t), the optimiser and the figures it logs."""
+"""What stages share: the backbone, the optimiser, the figures logged, and noised data."""
 
 from __future__ import annotations
 
@@ -27,27 +27,15 @@ class Stage(lightning.LightningModule):
 
     watched_name: str
 
-    def __init__(self, backbone: nn.Module, schema: Schema, config: Any) -> None:
+    def __init__(self, backbone: nn.Module, config: Any) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.weight = LearnedWeight()
-        self.schema, self.config = schema, config
-        self.flow = TrigFlow(SIGMA_DATA)
-        self.proposal = LogNormalProposal(config.P_mean, config.P_std, SIGMA_DATA)
+        self.backbone, self.config = backbone, config
         self.forget_watched()
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def networks(self) -> list[nn.Module]:
         """Every network that a step evaluates."""
         return [self.backbone]
-
-    def noised(
-        self, x0: Tensor, proposal: LogNormalProposal | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`(x_t, velocity, t)` for a batch of data, times drawn from the (stage's) proposal."""
-        t = (proposal or self.proposal).sample(x0.shape[0], x0.device)
-        noise = torch.randn_like(x0) * SIGMA_DATA
-        return self.flow.interpolate(x0, noise, t), self.flow.velocity(x0, noise, t), t
 
     def forget_watched(self) -> None:
         """Start the average anew, where the watched figure changes its meaning."""
@@ -87,6 +75,25 @@ class Stage(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+class NoisedStage(Stage):
+    """A stage that learns from noised data, with a learned weight w(t) on its loss."""
+
+    def __init__(self, backbone: nn.Module, schema: Schema, config: Any) -> None:
+        super().__init__(backbone, config)
+        self.weight = LearnedWeight()
+        self.schema = schema
+        self.flow = TrigFlow(SIGMA_DATA)
+        self.proposal = LogNormalProposal(config.P_mean, config.P_std, SIGMA_DATA)
+
+    def noised(
+        self, x0: Tensor, proposal: LogNormalProposal | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`(x_t, velocity, t)` for a batch of data, times drawn from the (stage's) proposal."""
+        t = (proposal or self.proposal).sample(x0.shape[0], x0.device)
+        noise = torch.randn_like(x0) * SIGMA_DATA
+        return self.flow.interpolate(x0, noise, t), self.flow.velocity(x0, noise, t), t
 
 
 def cosine(step: int, total: int, warmup: int) -> float:

@@ -26,10 +26,10 @@ from scm_core.losses.weighting import per_sample
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.proposal import LogNormalProposal
 from scm_core.samplers import consistency, consistency_times, dpm_solver_path, ode_times
-from scm_core.stages.stage import Stage, cosine
+from scm_core.stages.stage import NoisedStage, cosine
 
 
-class Student(Stage):
+class Student(NoisedStage):
     """Learns where the probability-flow ODE ends.
 
     With a `teacher` the ODE is the teacher's, guided (sCD); without, it is estimated from the data

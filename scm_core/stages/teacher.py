@@ -7,10 +7,10 @@ from torch import Tensor
 from scm_core.conditioning import drop_condition
 from scm_core.losses.diffusion import diffusion_loss
 from scm_core.modality import SIGMA_DATA, Batch
-from scm_core.stages.stage import Stage
+from scm_core.stages.stage import NoisedStage
 
 
-class Teacher(Stage):
+class Teacher(NoisedStage):
     """Learns the velocity, with the condition dropped at random so that it can be guided."""
 
     watched_name = "error"

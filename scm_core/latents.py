@@ -1,0 +1,177 @@
+"""Samples that are an autoencoder's latents: made once, kept on disk, and decoded again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from scm_core import config
+from scm_core.cache import CACHE, Table, cached
+from scm_core.conditioning import Condition, Schema
+from scm_core.data import loader
+from scm_core.modality import SIGMA_DATA, Batch, DataModule, Decoder
+
+BATCH = 32  # samples that an autoencoder is given at a time
+
+
+class Latents(lightning.LightningDataModule):
+    """Another data module's samples as latents, float32 (B, C, *grid) of std sigma_data a channel.
+
+    They are encoded once and kept in `cache` under a hash of that data module's `identity` and of
+    the autoencoder's weights, so that latents of other data or another autoencoder are never used.
+    That data module has `train_set` and `test_set`, data sets whose `__getitems__` gives a `Batch`.
+    """
+
+    shape: tuple[int, ...]
+    condition: Schema
+    statistics: dict[str, Any]
+
+    def __init__(
+        self, data: DataModule, autoencoder: nn.Module, cache: Path = CACHE / "latents"
+    ) -> None:
+        """Encode the samples of `data`, which has been set up, or read them from the cache."""
+        super().__init__()
+        self.data, self.condition = data, data.condition
+        weights = fingerprint(autoencoder)
+        made, facts = cached(cache, [data.identity, weights], lambda: encoded(data, autoencoder))
+        latents = {"autoencoder": weights, "of": list(data.shape), **facts}
+        self.statistics = {**data.statistics, "latents": latents}
+        self.train_set, self.test_set = (
+            Standardised({k: v for k, v in made.items() if k.startswith(f"{part}.")}, latents)
+            for part in ("train", "test")
+        )
+        self.shape = tuple(self.train_set.latents.shape[1:])
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled full batches of the training split."""
+        return self._loader(self.train_set, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out split in order."""
+        return self._loader(self.test_set)
+
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
+        """The media themselves, which no autoencoder has touched."""
+        return self.data.real(split)
+
+    def _loader(self, samples: Dataset, **options: bool) -> DataLoader:
+        return loader(samples, self.data.config.batch_size, workers=0, **options)
+
+
+class Standardised(Dataset):
+    """A split's latents as batches: x = (z - mean) / std * sigma_data, per channel."""
+
+    def __init__(self, tensors: dict[str, Tensor], statistics: dict[str, Any]) -> None:
+        """Serve float16 latents (N, C, *grid) and their conditions, keyed SPLIT.NAME."""
+        named = {key.partition(".")[2]: value for key, value in tensors.items()}
+        self.latents = named.pop("latents")
+        self.condition = {key.partition(".")[2]: value for key, value in named.items()}
+        mean, std = channelwise(statistics, self.latents.ndim - 2)
+        self.scale = SIGMA_DATA / std
+        self.shift = -mean * self.scale
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One sample as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch at once."""
+        chosen = torch.as_tensor(indices)
+        x = self.latents[chosen].float().mul_(self.scale).add_(self.shift)
+        return Batch(x, {key: value[chosen] for key, value in self.condition.items()})
+
+
+class LatentDecoder:
+    """A modality's own decoder behind an autoencoder: between media and standardised latents.
+
+    What it has beyond encoding and decoding (`save`, `preview`, `seconds`, ...) is the modality's.
+    """
+
+    exact = False
+
+    def __init__(
+        self, autoencoder: nn.Module, decoder: Decoder, statistics: dict[str, Any]
+    ) -> None:
+        """Of an autoencoder with its weights, and the statistics that `Latents` states."""
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.decoder = decoder
+        grid = len(statistics["of"]) - 1
+        self.mean, self.std = channelwise(statistics, grid)
+
+    def encode(self, media: Any) -> Tensor:
+        """Media to x float32 (B, C, *grid)."""
+        z = torch.cat(
+            [run(self.autoencoder, "encode", x) for x in self.decoder.encode(media).split(BATCH)]
+        )
+        return (z - self.mean.to(z.device)) / self.std.to(z.device) * SIGMA_DATA
+
+    def decode(self, x: Tensor) -> Any:
+        """Samples x to media."""
+        z = x.float() / SIGMA_DATA * self.std.to(x.device) + self.mean.to(x.device)
+        return self.decoder.decode(
+            torch.cat([run(self.autoencoder, "decode", part) for part in z.split(BATCH)])
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "decoder":  # while being unpickled
+            raise AttributeError(name)
+        return getattr(self.decoder, name)
+
+
+@torch.no_grad()
+def run(autoencoder: nn.Module, method: str, x: Tensor) -> Tensor:
+    """One of the autoencoder's methods, float32, at the precision that the device is fast at."""
+    autoencoder.to(x.device)
+    fast = config.precision("auto", x.device.type) == "bf16-mixed"
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+        return getattr(autoencoder, method)(x).float()
+
+
+def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
+    """Both splits' latents and conditions, and mean and std of the training latents a channel."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tensors: dict[str, Tensor] = {}
+    for split, samples in (("train", data.train_set), ("test", data.test_set)):
+        parts = torch.arange(len(samples)).split(BATCH)
+        for i, part in enumerate(track(parts, f"encoding the {split} split", transient=True)):
+            x, condition = samples.__getitems__(part.tolist())
+            named = {f"condition.{key}": value for key, value in condition.items()}
+            named["latents"] = run(autoencoder, "encode", x.to(device)).half().cpu()
+            for key, value in named.items():
+                if not i:  # filled in place: thousands of small tensors would shred the memory
+                    tensors[f"{split}.{key}"] = value.new_empty(len(samples), *value.shape[1:])
+                tensors[f"{split}.{key}"][part] = value
+    latents = tensors["train.latents"]
+    channels = [latents[:, i].float() for i in range(latents.shape[1])]
+    facts = {
+        "mean": [channel.mean().item() for channel in channels],
+        "std": [max(channel.std().item(), 1e-6) for channel in channels],
+    }
+    return tensors, facts
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A hash of a network's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def channelwise(statistics: dict[str, Any], grid: int) -> tuple[Tensor, Tensor]:
+    """Mean and std, each (C, 1, ...), for a grid of that many dimensions."""
+    mean, std = (torch.tensor(statistics[key]).view(-1, *[1] * grid) for key in ("mean", "std"))
+    return mean, std
