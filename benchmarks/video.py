@@ -1,0 +1,99 @@
+"""How fast clips are made and fed: frames per second of two steps, and composing over consumption.
+
+    python benchmarks/video.py [key=value ...]
+
+Keys are those of training (preset=cpu, data.name=folder data.root=FOLDER, ...). Network and
+autoencoder are untrained, which costs the same. Seconds are medians of rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from timing import seconds, student_rate
+
+from scm_core import config, generate
+from scm_core.checkpoint import Checkpoint
+from scm_core.latents import LatentDecoder, run
+from scm_core.modality import SIGMA_DATA, Batch, DataModule
+from scm_core.sample import drawer
+
+FRAMES_BAR, PIPELINE_BAR = 30.0, 5.0
+CLIPS = (1, 16)  # drawn at a time
+ROUNDS = 5
+SECONDS = 5.0  # that each rate of the pipeline is measured for
+
+
+def frames_per_second(model: Checkpoint, clips: int) -> float:
+    """Frames drawn in two steps and decoded, over the seconds spent."""
+    draw = drawer(model, steps=2)
+    condition = generate.cycled_condition(model.condition, clips)
+    noise = generate.seeded_noise(model.shape, clips, 0, model.sigma_data)
+
+    def make() -> None:
+        model.decoder.decode(draw(model.model, noise, condition))
+
+    spent = statistics.median([seconds(make) for _ in range(ROUNDS + 1)][1:])
+    return clips * model.data_shape[1] / spent
+
+
+def composing_rate(data: DataModule) -> float:
+    """Clips per second that are composed (or read) and made into samples, in one process."""
+    clips, start = 0, time.perf_counter()
+    while time.perf_counter() - start < SECONDS:
+        for batch in data.train_dataloader():
+            clips += len(batch.x)
+            if time.perf_counter() - start > SECONDS:
+                break
+    return clips / (time.perf_counter() - start)
+
+
+def untrained(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
+    """A student that has learnt nothing, its data module, and a batch of latents."""
+    spec, full = config.load(["modality=video", "preset=cpu", *words])
+    data = spec.build_data(full)
+    data.setup()
+    autoencoder = spec.build_autoencoder(full, data.shape).eval()
+    batch = next(iter(data.train_dataloader()))
+    latents = run(autoencoder, "encode", batch.x)
+    shape = tuple(latents.shape[1:])
+    statistics_ = {"mean": [0.0] * shape[0], "std": [1.0] * shape[0], "of": list(data.shape)}
+    model = Checkpoint(
+        path=Path(),
+        stage="student",
+        step=0,
+        spec=spec,
+        config=full,
+        shape=shape,
+        condition=data.condition,
+        statistics={**data.statistics, "latents": statistics_},
+        sigma_data=SIGMA_DATA,
+        backbone=spec.build_backbone(full, shape, data.condition).eval(),
+        decoder=LatentDecoder(autoencoder, spec.build_decoder(full, data.statistics), statistics_),
+    )
+    return model, data, Batch(latents, batch.condition)
+
+
+def main() -> None:
+    """Print rates beside their bars; exit 1 below one."""
+    model, data, batch = untrained(sys.argv[1:])
+    with torch.no_grad():
+        rates = {clips: frames_per_second(model, clips) for clips in CLIPS}
+        composed = composing_rate(data)
+    consumed = student_rate(model.backbone, model.model, batch, SECONDS)
+    print(f"{torch.get_num_threads()} threads")
+    for clips, rate in rates.items():
+        name = f"two steps, {clips} clip{'s' * (clips > 1)} at a time"
+        print(f"{name:<32}{rate:10,.0f} frames/s   (bar: at least {FRAMES_BAR:.0f})")
+    print(f"{'composed and standardised':<32}{composed:10,.0f} clips/s, one process")
+    print(f"{'student step consumes':<32}{consumed:10,.0f} clips/s")
+    print(f"{'ratio':<32}{composed / consumed:10.1f}   (bar: at least {PIPELINE_BAR:.0f})")
+    raise SystemExit(min(rates.values()) < FRAMES_BAR or composed < PIPELINE_BAR * consumed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The clips to train on: moving garments or video files, standardised batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from modalities.video.folder import read_folder
+from modalities.video.sprites import read_sprites
+from scm_core.conditioning import Condition, Schema
+from scm_core.data import loader
+from scm_core.errors import UserError
+from scm_core.modality import SIGMA_DATA, Batch
+
+READERS = {"sprites": read_sprites, "folder": read_folder}
+MEASURED = 1000  # clips by which mean and standard deviation are measured
+
+
+@dataclass
+class VideoData:
+    """Which clips to train on, and how they are fed.
+
+    ``name`` is ``sprites`` or ``folder``; ``root`` the folder of Fashion-MNIST or of video files. A
+    clip is ``frames`` frames of ``size`` x ``size`` pixels, shown at ``fps`` a second. Of sprites
+    ``clips`` are composed for training, by ``seed``; a file's clips start every ``stride`` frames
+    (default: one begins where the last one ends).
+    """
+
+    name: str = "sprites"
+    root: str | None = None
+    batch_size: int = 128
+    workers: int = 0
+    frames: int = 16
+    size: int = 32
+    fps: float = 8.0
+    clips: int = 20_000
+    seed: int = 0
+    stride: int | None = None
+
+
+class Clips(Protocol):
+    """Labelled clips of one length: one split of a set."""
+
+    schema: Schema
+
+    def __len__(self) -> int: ...
+    def clips(self, chosen: Tensor) -> Tensor: ...
+    def condition(self, chosen: Tensor) -> Condition: ...
+
+
+class Standardised(Dataset):
+    """A split as standardised batches: x = (u8 / 127.5 - 1 - mean) / std * sigma_data."""
+
+    def __init__(self, clips: Clips, statistics: dict[str, Any]) -> None:
+        """Fold the two affine maps of ``statistics`` into one scale and shift per channel."""
+        self.clips = clips
+        mean, std = (torch.tensor(statistics[key]).view(-1, 1, 1, 1) for key in ("mean", "std"))
+        self.scale = SIGMA_DATA / (127.5 * std)
+        self.shift = -SIGMA_DATA * (1 + mean) / std
+
+    def __len__(self) -> int:
+        """The number of clips."""
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One clip as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch at once: x float32 (B, 3, T, H, W) and its conditions, int64 (B,)."""
+        chosen = torch.as_tensor(indices)
+        x = self.clips.clips(chosen).float().mul_(self.scale).add_(self.shift)
+        return Batch(x, self.clips.condition(chosen))
+
+
+class Shown(Dataset):
+    """A split as it is: batches of uint8 clips (B, 3, T, H, W) and their conditions."""
+
+    def __init__(self, clips: Clips) -> None:
+        """Serve all of the split."""
+        self.clips = clips
+
+    def __len__(self) -> int:
+        """The number of clips."""
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
+        """One clip as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Condition]:
+        """A whole batch at once."""
+        chosen = torch.as_tensor(indices)
+        return self.clips.clips(chosen), self.clips.condition(chosen)
+
+
+class VideoDataModule(lightning.LightningDataModule):
+    """The training and held-out clips; after ``setup()`` it states its shape and statistics.
+
+    ``shape`` is (3, T, H, W), ``condition`` the schema, ``statistics`` mean and std of u8/127.5 - 1
+    for each channel of the training split, ``identity`` all that the clips depend on.
+    """
+
+    shape: tuple[int, ...]
+    condition: Schema
+    statistics: dict[str, Any]
+    identity: Any
+
+    def __init__(self, config: VideoData) -> None:
+        """Check the configuration; nothing is read before ``setup()``."""
+        super().__init__()
+        if config.name not in READERS:
+            raise UserError(f"data.name={config.name} is none of {', '.join(READERS)}.")
+        for key in ("batch_size", "frames", "size", "clips", "stride"):
+            value = getattr(config, key)
+            if value is not None and value < 1:
+                raise UserError(f"data.{key}={value} must be at least 1.")
+        if config.fps <= 0:
+            raise UserError(f"data.fps={config.fps:g} must be above 0.")
+        self.config = config
+        self._ready = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find both splits and measure the training split; a second call does nothing."""
+        if self._ready:
+            return
+        train, test, self.identity = READERS[self.config.name](self.config)
+        if len(train) < self.config.batch_size:
+            raise UserError(
+                f"The training split has {len(train)} clips, fewer than "
+                f"data.batch_size={self.config.batch_size}; choose a smaller batch size."
+            )
+        few = torch.arange(0, len(train), 1 + len(train) // MEASURED)
+        values = train.clips(few).float() / 127.5 - 1
+        self.shape = tuple(values.shape[1:])
+        self.condition = train.schema
+        channels = values.transpose(0, 1).flatten(1)
+        self.statistics = {
+            "mean": channels.mean(1).tolist(),
+            "std": channels.std(1).clamp(min=1e-3).tolist(),
+            "fps": self.config.fps,
+            "source": self.config.name,
+        }
+        self.train_set = Standardised(train, self.statistics)
+        self.test_set = Standardised(test, self.statistics)
+        self._ready = True
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled full batches of the training split, ordered by torch's global generator."""
+        return self._loader(self.train_set, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out split in order, down to its last clip."""
+        return self._loader(self.test_set)
+
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
+        """Batches of uint8 clips and their conditions, of ``train`` (shuffled) or ``test``."""
+        if split == "train":
+            return iter(self._loader(Shown(self.train_set.clips), shuffle=True, drop_last=True))
+        return iter(self._loader(Shown(self.test_set.clips)))
+
+    def _loader(self, clips: Dataset, **options: bool) -> DataLoader:
+        return loader(clips, self.config.batch_size, self.config.workers, **options)

@@ -1,0 +1,65 @@
+"""Between standardised clips and files to play: MP4, GIF and a contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from scm_core.media import contact_sheet, write_gif, write_png, write_video
+from scm_core.modality import SIGMA_DATA
+
+
+class ClipDecoder:
+    """Media are uint8 clips (B, 3, T, H, W); samples x of that shape have std sigma_data."""
+
+    exact = True
+
+    def __init__(self, statistics: dict[str, Any]) -> None:
+        """Keep the per-channel mean and std of u8/127.5 - 1 that the data module measured."""
+        self.mean, self.std = (
+            torch.tensor(statistics[key], dtype=torch.float32).view(-1, 1, 1, 1)
+            for key in ("mean", "std")
+        )
+        self.fps = statistics["fps"]
+
+    def encode(self, media: Tensor) -> Tensor:
+        """Uint8 clips (B, 3, T, H, W) to x float32 of the same shape, on the clips' device."""
+        mean, std = self.mean.to(media.device), self.std.to(media.device)
+        return (media.float() / 127.5 - 1 - mean) / std * SIGMA_DATA
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Samples x (B, 3, T, H, W) to uint8 clips, rounded and clamped; inverts ``encode``."""
+        mean, std = self.mean.to(x.device), self.std.to(x.device)
+        values = (x.float() / SIGMA_DATA * std + mean + 1) * 127.5
+        return values.round().clamp(0, 255).to(torch.uint8)
+
+    def seconds(self, media: Tensor) -> float:
+        """How long each of the clips (B, 3, T, H, W) lasts."""
+        return media.shape[2] / self.fps
+
+    def fidelity(self, media: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+        """How near encoded and decoded clips are to the clips: PSNR in dB and mean SSIM, (B,)."""
+        given, found = media.float(), decoded.float()
+        psnr = peak_signal_noise_ratio(
+            found, given, (0.0, 255.0), reduction="none", dim=(1, 2, 3, 4)
+        )
+        frames = (part.transpose(1, 2).flatten(0, 1) for part in (found, given))
+        ssim = structural_similarity_index_measure(*frames, data_range=255.0, reduction="none")
+        return {"psnr": psnr, "ssim": ssim.view(len(media), -1).mean(1)}
+
+    def save(self, media: Tensor, path: str | Path) -> Path:
+        """Write one clip (3, T, H, W) as ``path``.mp4, .gif and .png; return the first."""
+        write_png(contact_sheet(media[None]), f"{path}.png")
+        write_gif(media, f"{path}.gif", self.fps)
+        return write_video(media, f"{path}.mp4", self.fps)
+
+    def preview(self, media: Tensor) -> Tensor:
+        """One picture of the whole batch: a row of frames for each clip, uint8 (H, W, 3)."""
+        return contact_sheet(media)

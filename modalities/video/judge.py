@@ -1,0 +1,90 @@
+"""Instruments that say whether a clip is what was asked for, and how steady it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scm_core import classifier
+from scm_core.conditioning import Condition
+
+VERSION = 1  # of the classifiers and their training: others are other judges
+STEPS, EPOCHS, PEAK = 600, 40, 4e-3  # training ends at the first of steps and epochs
+SIZE, FRAMES = 32, 16  # what a classifier is shown: larger clips are shrunk, longer ones thinned
+
+
+class ClipJudge:
+    """Scores clips by each label of their condition, 0. or 1., and by their flicker, (B,).
+
+    There is one small classifier for each label, trained once, seeded, on the data module's
+    training split and kept under ``cache``; how often it is right about held-out clips is what they
+    score. ``flicker`` is the mean absolute change of a pixel from frame to frame, in grey levels:
+    real clips have some for they move.
+    """
+
+    def __init__(self, data: lightning.LightningDataModule, cache: Path = classifier.CACHE) -> None:
+        """Load or train the classifiers of a data module that has been set up."""
+        self.networks = {
+            key: classifier.trained(
+                lambda field=field: Classifier(field.classes),
+                _labelled(data, key),
+                min(STEPS, EPOCHS * len(data.train_dataloader())),
+                PEAK,
+                identity=[VERSION, data.identity, data.statistics, data.shape, key],
+                cache=cache,
+            )
+            for key, field in data.condition.items()
+        }
+
+    @torch.inference_mode()
+    def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """{"class_accuracy", ...: (B,), "flicker": (B,)} of uint8 clips (B, 3, T, H, W)."""
+        scores = {}
+        for key, network in self.networks.items():
+            network.to(media.device)
+            seen = torch.cat([network(part).argmax(1) for part in media.split(256)])
+            name = "class" if key == "label" else key
+            scores[f"{name}_accuracy"] = (seen == condition[key].to(media.device)).float()
+        change = media.float().diff(dim=2).abs().flatten(1).mean(1)
+        return {**scores, "flicker": change}
+
+
+class Classifier(nn.Sequential):
+    """A small classifier of clips: uint8 (B, 3, T, H, W) -> logits (B, classes).
+
+    All frames are channels of one picture, so that its first layer already sees what moves.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(
+            nn.PixelUnshuffle(2),
+            classifier.convolution(4 * 3 * FRAMES, 96),
+            classifier.convolution(96, 96),
+            nn.MaxPool2d(2),
+            classifier.convolution(96, 128),
+            classifier.convolution(128, 128),
+            nn.MaxPool2d(2),
+            classifier.convolution(128, 128),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(128 * (SIZE // 8) ** 2, classes),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        x = clips.float() / 127.5 - 1
+        x = functional.interpolate(x, (FRAMES, SIZE, SIZE), mode="area")
+        return super().forward(x.flatten(1, 2).contiguous(memory_format=torch.channels_last))
+
+
+def _labelled(data: lightning.LightningDataModule, key: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training clips without end, and their classes in one field of the condition."""
+    while True:
+        for clips, condition in data.real("train"):
+            yield clips, condition[key]

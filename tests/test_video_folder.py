@@ -1,0 +1,155 @@
+"""Any folder of video files: rates, rotation, clips, and files that cannot be used."""
+
+import math
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from modalities.video.data import VideoData, VideoDataModule
+from modalities.video.folder import read_folder, read_frames
+from scm_core.errors import UserError
+from scm_core.media import write_gif, write_sound, write_video
+
+
+def ramp(frames: int, size: int = 32) -> torch.Tensor:
+    """A clip (3, T, H, W) whose frames grow brighter, eight grey levels each."""
+    levels = (8 * torch.arange(frames)).to(torch.uint8)
+    return levels[None, :, None, None].expand(3, frames, size, size).contiguous()
+
+
+def levels(frames: torch.Tensor) -> list[int]:
+    return [round(level) for level in (frames.float().mean((1, 2, 3)) / 8).tolist()]
+
+
+def settings(root, **config) -> VideoData:
+    return VideoData(name="folder", root=str(root), **{"frames": 4, "size": 16, **config})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of three videos of 24 frames."""
+    for name in ("dark", "light"):
+        for i in range(3):
+            clip = ramp(24) // 2 if name == "dark" else 255 - ramp(24) // 2
+            write_video(clip, tmp_path / "set" / name / f"{i}.mp4", 8)
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_written_video_reads_back(tmp_path, lossless):
+    path = write_video(ramp(16), tmp_path / "clip.mp4", 8, lossless)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.frames, stream.average_rate) == (16, 8)
+        assert stream.codec_context.format.name == ("gbrp" if lossless else "yuv420p")
+    frames = read_frames(path, 8, 32)
+    assert levels(frames) == list(range(16))
+    if lossless:
+        assert torch.equal(frames, ramp(16).transpose(0, 1))
+
+
+def test_a_gif_has_every_frame_and_the_rate(tmp_path):
+    path = write_gif(ramp(10), tmp_path / "clip.gif", 5)
+    assert levels(read_frames(path, 5, 32)) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    "fps, shown", [(8, range(16)), (4, range(0, 16, 2)), (16, [i // 2 for i in range(32)])]
+)
+def test_other_rates_show_what_a_player_would(tmp_path, fps, shown):
+    path = write_video(ramp(16), tmp_path / "clip.mp4", 8)
+    found = levels(read_frames(path, fps, 32))
+    assert abs(len(found) - len(shown)) <= 1
+    assert all(abs(a - b) <= 1 for a, b in zip(found, shown, strict=False))
+
+
+def test_a_variable_rate_is_followed(tmp_path):
+    """Frame 1 is shown for a second, the others for a tenth."""
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height = stream.width = 32
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for picture, time in zip(ramp(4).permute(1, 2, 3, 0), (0, 100, 1100, 1200), strict=True):
+            frame = av.VideoFrame.from_ndarray(picture.numpy(), "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert levels(read_frames(path, 10, 32)) == [0] + 10 * [1] + [2, 3]
+
+
+def test_a_folder_gives_clips_and_holds_whole_files_out(folder, tmp_path):
+    train, test, _ = read_folder(settings(folder), tmp_path / "cache")
+    assert (len(train), len(test)) == (4 * 6, 2 * 6)  # one of three files a class, 6 clips each
+    assert train.schema["label"].names == ("dark", "light")
+    clips = train.clips(torch.arange(len(train)))
+    assert clips.shape == (24, 3, 4, 16, 16) and clips.dtype == torch.uint8
+    bright = clips.float().mean((1, 2, 3, 4)) > 127
+    assert torch.equal(bright.long(), train.condition(torch.arange(24))["label"])
+    assert all(
+        b - a > 0 for a, b in zip(levels(clips[0].transpose(0, 1)), [1, 2, 3, 4], strict=True)
+    )
+    closer, _, _ = read_folder(settings(folder, stride=2), tmp_path / "cache")
+    assert len(closer) == 4 * 11
+
+
+def test_broken_files_are_named_and_short_ones_skipped(folder, tmp_path, caplog):
+    write_video(ramp(3), folder / "dark" / "short.mp4", 8)
+    whole = (folder / "dark" / "0.mp4").read_bytes()
+    (folder / "dark" / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    write_sound(torch.zeros(22050), tmp_path / "sound.wav", 22050)
+    (folder / "light" / "sound.mp4").write_bytes((tmp_path / "sound.wav").read_bytes())
+    with pytest.raises(UserError, match="2 of 9 videos are broken") as caught:
+        read_folder(settings(folder), tmp_path / "cache")
+    assert "dark/cut.mp4" in str(caught.value) and "light/sound.mp4" in str(caught.value)
+    assert "it has no pictures" in caplog.text
+    (folder / "dark" / "cut.mp4").unlink()
+    (folder / "light" / "sound.mp4").unlink()
+    train, test, _ = read_folder(settings(folder), tmp_path / "cache")
+    assert "short.mp4: 3 frames are too few for 4" in caplog.text
+    assert len(train) + len(test) == 36
+
+
+def test_a_stream_that_breaks_off_is_used_up_to_there(tmp_path, caplog):
+    noise = torch.randint(0, 256, (3, 60, 32, 32), generator=torch.Generator().manual_seed(0))
+    path = write_video(noise.to(torch.uint8), tmp_path / "whole.mp4", 8)
+    with av.open(str(path)) as given, av.open(str(tmp_path / "whole.mkv"), "w") as taken:
+        stream = taken.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                taken.mux(packet)
+    content = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    assert 10 < len(read_frames(tmp_path / "cut.mkv", 8, 32)) < 60
+
+
+def test_pictures_are_upright_squares(tmp_path):
+    wide = torch.zeros(3, 4, 32, 64, dtype=torch.uint8)
+    wide[..., 16:48] = 200  # what the centre square shows
+    frames = read_frames(write_video(wide, tmp_path / "wide.mp4", 8), 8, 16)
+    assert frames.shape == (4, 3, 16, 16)
+    assert frames.float().mean() > 180
+
+
+def test_no_folder_and_too_few_files(tmp_path):
+    for config, said in (
+        (VideoData(name="folder"), "needs the folder of videos"),
+        (settings(tmp_path), "has no video"),
+    ):
+        with pytest.raises(UserError, match=said):
+            VideoDataModule(config).setup()
+    write_video(ramp(8), tmp_path / "alone.mp4", 8)
+    with pytest.raises(UserError, match="too few videos"):
+        read_folder(settings(tmp_path), tmp_path / "cache")
+
+
+def test_frames_come_in_the_order_of_time(tmp_path):
+    """B-frames are stored out of order; ten and more frames would sort as 1, 10, 2 by name."""
+    path = write_video(ramp(25), tmp_path / "clip.mp4", 25)
+    assert levels(read_frames(path, 25, 32)) == list(range(25))
+    assert math.isclose(np.mean(levels(read_frames(path, 25, 32))), 12)

@@ -1,0 +1,83 @@
+"""Videos as a user makes them: decoder, teacher, student, and clips that play everywhere."""
+
+import json
+import subprocess
+import sys
+
+import av
+import pytest
+from safetensors import safe_open
+
+SMOKE = ["modality=video", "preset=smoke"]
+
+
+def command(name, *words):
+    line = [sys.executable, "-m", f"scm_core.{name}", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, fashion_root):
+    """A run directory in which all three stages have been trained for four steps."""
+    out = tmp_path_factory.mktemp("run") / "video"
+    done = command("train", *SMOKE, f"data.root={fashion_root}", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return out
+
+
+def test_three_stages_and_one_file_that_is_enough(trained, tmp_path):
+    for stage in ("decoder", "teacher", "student"):
+        with safe_open(trained / f"{stage}.safetensors", "pt") as file:
+            described = {key: json.loads(value) for key, value in file.metadata().items()}
+            has_decoder = any(name.startswith("autoencoder/") for name in file.keys())
+        assert (described["stage"], described["step"]) == (stage, 4)
+        assert list((trained / stage / "samples").glob("*.png"))
+        assert has_decoder == (stage != "decoder")
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((trained / "student.safetensors").read_bytes())
+    done = command(
+        "sample", f"checkpoint={alone}", "direction=left", "n=2", f"out={tmp_path}/clips"
+    )
+    assert done.returncode == 0, done.stderr
+    for i in range(2):
+        with av.open(str(tmp_path / "clips" / f"{i:05d}.mp4")) as container:
+            stream = container.streams.video[0]
+            assert (stream.frames, stream.average_rate) == (8, 8)
+            assert stream.codec_context.name == "h264"
+            assert stream.codec_context.format.name == "yuv420p"
+        assert (tmp_path / "clips" / f"{i:05d}.gif").stat().st_size > 100
+    assert (tmp_path / "clips" / "overview.png").stat().st_size > 100
+
+
+def test_a_repeated_command_does_nothing_more(trained, fashion_root):
+    done = command("train", *SMOKE, f"data.root={fashion_root}", f"out={trained}")
+    assert all(f"{stage}: done" in done.stdout for stage in ("decoder", "teacher", "student"))
+
+
+def test_stages_need_the_ones_before(tmp_path, fashion_root):
+    words = [*SMOKE, f"data.root={fashion_root}", f"out={tmp_path}/run"]
+    done = command("train", *words, "stage=teacher")
+    assert done.returncode == 2
+    assert "train it first, by stage=decoder" in done.stderr
+
+
+def test_latents_of_another_decoder_are_refused(trained, fashion_root, tmp_path):
+    """A teacher that was trained on the latents of one decoder is not continued on another's."""
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    words = [*SMOKE, f"data.root={fashion_root}", f"out={copy}"]
+    more = command("train", *words, "stage=decoder", "decoder.max_steps=5")
+    assert more.returncode == 0, more.stderr
+    done = command("train", *words, "stage=teacher", "teacher.max_steps=6")
+    assert done.returncode == 2
+    assert "on the latents of another decoder" in done.stderr
+
+
+def test_images_have_no_such_stage(tmp_path, fashion_root):
+    words = ["modality=image", "preset=smoke", f"data.root={fashion_root}", f"out={tmp_path}/run"]
+    done = command("train", *words, "stage=decoder")
+    assert done.returncode == 2
+    assert "stage=decoder is none of teacher, student" in done.stderr
