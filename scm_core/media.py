@@ -73,6 +73,17 @@ def spectrogram_images(log_mels: Tensor) -> Tensor:
     return colours[levels.long().flip(1)].permute(0, 3, 1, 2)
 
 
+def curve_images(signals: Tensor, height: int = 48) -> Tensor:
+    """Signals (B, length) as uint8 images (B, 1, height, length), black curves of one scale."""
+    signals = signals.detach().cpu().float()
+    low, high = signals.min(), signals.max()
+    row = ((high - signals) / (high - low).clamp(min=1e-12) * (height - 1)).round()
+    before = torch.cat([row[:, :1], row[:, :-1]], dim=1)
+    upper, lower = (end[:, None] for end in (row.minimum(before), row.maximum(before)))
+    y = torch.arange(height)[:, None]
+    return torch.where((y >= upper) & (y <= lower), 0, 255).to(torch.uint8)[:, None]
+
+
 def write_sound(waveform: Tensor, path: str | Path, sample_rate: int) -> Path:
     """Write a waveform (samples,) as 16 bits whole or not at all; return its path.
 
