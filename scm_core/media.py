@@ -128,6 +128,24 @@ def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Pa
     return _whole(path, lambda file: figure.savefig(file, format="png"))
 
 
+def curves_plot(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    labels: tuple[str, str],
+    title: str,
+) -> Path:
+    """Plot named curves of (x, y) into a PNG and return its path; y is logarithmic.
+
+    ``labels`` are those of the two axes.
+    """
+    figure, axes = _axes(*labels, title)
+    for (name, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, label=name)
+    _log_scale(axes, "y")
+    axes.legend(frameon=False)
+    return _whole(path, lambda file: figure.savefig(file, format="png"))
+
+
 def _write_wav(file: Any, samples: np.ndarray, sample_rate: int) -> None:
     with wave.open(file, "wb") as sound:
         sound.setnchannels(1)
