@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := image,audio,test
+EXTRAS := image,audio,test,docs
 # Their own dependencies are not needed here, and some need a compiler: docs/dependencies.md.
 ALONE := tinysoundfont 'openwakeword==0.5.1' torchcrepe
 RUN := runs/demo
@@ -34,7 +34,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: .venv/installed-docs
+docs: .venv/installed
 	$(BIN)/mkdocs build --strict
 
 # Without the system package, unpack it into data/; without Debian, training downloads it itself.
@@ -56,10 +56,6 @@ data:
 	@echo "Installing into .venv: once, about 5 GB, most of it PyTorch."
 	$(BIN)/pip install -e '.[$(EXTRAS)]'
 	$(BIN)/pip install --no-deps $(ALONE)
-	@touch $@
-
-.venv/installed-docs: .venv/installed
-	$(BIN)/pip install -e '.[docs]'
 	@touch $@
 
 clean:

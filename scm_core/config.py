@@ -156,19 +156,23 @@ def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
     """The modality named by `modality=` and its finished configuration."""
     command = parse(arguments)
     if not command.get("modality"):
-        names = ", ".join(sorted(modalities.listing())) or "none is installed"
+        names = ", ".join(entry.name for entry in modalities.installed()) or "none is installed"
         raise UserError(f"which modality? give modality=NAME ({names})")
     spec = modalities.get(command.modality)
-    base = defaults(spec)
+    return spec, finish(spec, command)
+
+
+def finish(spec: modalities.ModalitySpec, command: DictConfig) -> DictConfig:
+    """The configuration of a modality under the command line's words, preset and `out` named."""
     preset = command.get("preset") or default_preset()
     config = merge(
-        base,
+        defaults(spec),
         (f"preset {preset}", _read_yaml(_preset_file(spec, preset))),
         ("command line", command),
     )
     config.preset = preset
     config.out = config.out or f"runs/{spec.name}-{Path(preset).stem}"
-    return spec, config
+    return config
 
 
 def defaults(spec: modalities.ModalitySpec) -> DictConfig:

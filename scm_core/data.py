@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import lightning
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from scm_core.conditioning import Condition, Schema
+from scm_core.modality import Batch, Decoder
 
-def loader(dataset: Dataset, batch_size: int, workers: int, **options: bool) -> DataLoader:
+SPLITS = ("train", "test")
+
+
+def loader(dataset: Dataset, batch_size: int, workers: int = 0, **options: bool) -> DataLoader:
     """A loader of a data set whose ``__getitems__`` gives a whole batch at once.
 
     ``options`` are the DataLoader's own, such as shuffle and drop_last.
@@ -22,6 +30,65 @@ def loader(dataset: Dataset, batch_size: int, workers: int, **options: bool) -> 
         persistent_workers=workers > 0,
         **options,
     )
+
+
+class Samples(Dataset):
+    """Tensors as a data set: x float32 (N, C, *grid) and the condition of each."""
+
+    def __init__(self, x: Tensor, condition: Condition) -> None:
+        self.x, self.condition = x, condition
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return Batch(self.x[indices], {key: c[indices] for key, c in self.condition.items()})
+
+
+class InMemory(lightning.LightningDataModule):
+    """A data module for media that fit into memory.
+
+    ``read(split)`` gives the media of "train" or "test", a tensor (N, ...), and their conditions,
+    as the schema ``condition`` says. ``decoder(statistics)`` builds the decoder, which encodes
+    them; the statistics are mean and standard deviation of all training media.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], tuple[Tensor, Condition]],
+        condition: Schema,
+        decoder: Callable[[dict[str, Any]], Decoder],
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.read, self.condition, self.decoder = read, condition, decoder
+        self.batch_size = batch_size
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, measure and standardise both splits."""
+        self.media = {split: self.read(split) for split in SPLITS}
+        train = self.media["train"][0].float()
+        self.statistics = {"mean": train.mean().item(), "std": train.std().item()}
+        encode = self.decoder(self.statistics).encode
+        self.sets = {split: Samples(encode(m), c) for split, (m, c) in self.media.items()}
+        self.shape = tuple(self.sets["train"].x.shape[1:])
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled full batches, ordered by torch's global generator."""
+        return loader(self.sets["train"], self.batch_size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """The split "test" in order, down to its last sample."""
+        return loader(self.sets["test"], self.batch_size)
+
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
+        """The media themselves: of "train" in a fixed random order, of "test" in order."""
+        media, condition = self.media[split]
+        order = torch.arange(len(media))
+        if split == "train":
+            order = torch.randperm(len(media), generator=torch.Generator().manual_seed(0))
+        for part in order.split(self.batch_size):
+            yield media[part], {key: value[part] for key, value in condition.items()}
 
 
 def _identity(batch: Any) -> Any:

@@ -76,6 +76,17 @@ def spectrogram_images(log_mels: Tensor) -> Tensor:
     return colours[levels.long().flip(1)].permute(0, 3, 1, 2)
 
 
+def curve_images(signals: Tensor, height: int = 48) -> Tensor:
+    """Signals (B, length) as uint8 images (B, 1, height, length), black curves of one scale."""
+    signals = signals.detach().cpu().float()
+    low, high = signals.min(), signals.max()
+    row = ((high - signals) / (high - low).clamp(min=1e-12) * (height - 1)).round()
+    before = torch.cat([row[:, :1], row[:, :-1]], dim=1)
+    upper, lower = (end[:, None] for end in (row.minimum(before), row.maximum(before)))
+    y = torch.arange(height)[:, None]
+    return torch.where((y >= upper) & (y <= lower), 0, 255).to(torch.uint8)[:, None]
+
+
 def write_sound(waveform: Tensor, path: str | Path, sample_rate: int) -> Path:
     """Write a waveform (samples,) as 16 bits whole or not at all; return its path.
 
@@ -162,6 +173,24 @@ def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Pa
         _log_scale(axes, "y")
     if rows:
         axes.legend(frameon=False, title="number = NFE")
+    return _whole(path, lambda file: figure.savefig(file, format="png"))
+
+
+def curves_plot(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    labels: tuple[str, str],
+    title: str,
+) -> Path:
+    """Plot named curves of (x, y) into a PNG and return its path; y is logarithmic.
+
+    ``labels`` are those of the two axes.
+    """
+    figure, axes = _axes(*labels, title)
+    for (name, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, label=name)
+    _log_scale(axes, "y")
+    axes.legend(frameon=False)
     return _whole(path, lambda file: figure.savefig(file, format="png"))
 
 

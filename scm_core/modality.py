@@ -128,20 +128,14 @@ def get(name: str) -> ModalitySpec:
     return spec
 
 
-def listing() -> dict[str, str]:
-    """Every installed modality with "ok" or the one-line reason why it cannot be used."""
-    states = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        try:
-            get(entry.name)
-            states[entry.name] = "ok"
-        except UserError as error:
-            states[entry.name] = str(error)
-    return states
+def installed() -> list[EntryPoint]:
+    """The entry points of all installed modalities, by name; nothing is imported."""
+    found = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
+    return [found[key] for key in sorted(found)]
 
 
 def _find(name: str) -> EntryPoint:
-    entries = entry_points(group=GROUP)
+    entries = installed()
     found = {entry.value: entry for entry in entries if entry.name == name}
     if len(found) == 1:
         return next(iter(found.values()))
@@ -158,12 +152,19 @@ def _load(entry: EntryPoint) -> Any:
     module, _, attribute = entry.value.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        extra = f"pip install {entry.dist.name}[{entry.name}]" if entry.dist else "install it"
-        raise UserError(f"modality {entry.name} needs the package {error.name}: {extra}") from error
-    except Exception as error:  # a plugin's import may fail in any way; the sentence says which
+    except (Exception, SystemExit) as error:  # an import may fail in any way; the sentence says how
+        lacking = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and lacking != module.partition(".")[0]:
+            reason = f"needs the package {lacking}: pip install {_provider(entry, lacking)}"
+            raise UserError(f"modality {entry.name} {reason}") from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"modality {entry.name} ({entry.value}) is broken: {reason}") from error
+
+
+def _provider(entry: EntryPoint, package: str) -> str:
+    """What to install for a package that a plugin lacks: the plugin's extra of its own name."""
+    extras = (entry.dist.metadata.get_all("Provides-Extra") or []) if entry.dist else []
+    return f"'{entry.dist.name}[{entry.name}]'" if entry.name in extras else package
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

@@ -1,7 +1,8 @@
 """Draw samples from a trained model: `python -m scm_core.sample modality=image steps=2 n=64`.
 
 Keys (key=value):
-  checkpoint=FILE    an exported teacher or student; or modality=NAME for the shipped student
+  checkpoint=FILE    an exported teacher or student; or modality=NAME for the shipped student,
+                     or, where none is shipped, the one trained last in runs/
   steps=2            a student's evaluations; for a teacher (default 32) the sampler's steps
   sampler=dpm        a teacher's: ddim, heun or dpm
   guidance=1.5       a teacher's; default: what the student was distilled with
@@ -78,7 +79,9 @@ def main(arguments: list[str]) -> None:
 def open_checkpoint(
     path: str | None, modality: str | None, decoder: Any = None
 ) -> checkpoint.Checkpoint:
-    """The named checkpoint, else the shipped student of the modality, on the best device.
+    """The named checkpoint, else the student of the modality, on the best device.
+
+    That is the shipped one, or else the one trained last below `runs` in the working directory.
 
     `decoder` are keys of the modality's section `decoder` that replace what it was trained with.
     """
@@ -88,10 +91,13 @@ def open_checkpoint(
     if not modality:
         raise UserError("sample from what? give checkpoint=FILE, or modality=NAME")
     spec = modalities.get(modality)
-    shipped = spec.checkpoints / "student.safetensors" if spec.checkpoints else None
-    if shipped is None or not shipped.exists():
+    shipped = [spec.checkpoints / "student.safetensors"] if spec.checkpoints else []
+    trained = Path("runs").glob(f"{spec.name}-*/student.safetensors")
+    found = [*shipped, *sorted(trained, key=lambda path: -path.stat().st_mtime)]
+    existing = [path for path in found if path.exists()]
+    if not existing:
         raise UserError(f"modality {modality} ships no checkpoint: train one, give checkpoint=FILE")
-    return checkpoint.load(shipped, modality, device, decoder)
+    return checkpoint.load(existing[0], modality, device, decoder)
 
 
 def parse_condition(schema: Schema, asked: dict[str, str], n: int) -> Condition:

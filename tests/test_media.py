@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from scm_core.errors import UserError
-from scm_core.media import image_grid, quality_time_plot, write_png
+from scm_core.media import curve_images, image_grid, quality_time_plot, write_png
 
 
 def test_a_grid_shows_every_image_in_reading_order():
@@ -83,3 +83,13 @@ def test_quality_against_time_draws_teacher_and_student(tmp_path):
     assert drawn(path, "#3366aa") > 300 and drawn(path, "#dd7722") > 300
     only_teacher = quality_time_plot(rows[:2], tmp_path / "teacher.png")
     assert drawn(only_teacher, "#dd7722") == 0
+
+
+def test_curves_go_through_their_points_without_gaps():
+    signals = torch.tensor([[0.0, 1.0, -1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    images = curve_images(signals, height=9)
+    assert images.shape == (2, 1, 9, 4) and images.dtype == torch.uint8
+    black = images[:, 0] == 0
+    assert [black[0, row, i].item() for i, row in enumerate((4, 0, 8, 4))] == [True] * 4
+    assert black[0, :, 2].all() and black.any(1).all()
+    assert black[1, 0].all() and black[1].sum() == 4

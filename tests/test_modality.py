@@ -6,20 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from strangers import install
 
 from modalities.image import SPEC
 from scm_core import UserError, modality
 
 ROOT = Path(__file__).parents[1]
-
-
-def install(folder: Path, name: str, value: str, monkeypatch, package: str = "stranger") -> None:
-    """Make a distribution with one entry point importable from `folder`."""
-    info = folder / f"{package}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{modality.GROUP}]\n{name} = {value}\n")
-    monkeypatch.syspath_prepend(str(folder))
 
 
 def test_the_core_imports_no_modality():
@@ -64,7 +56,9 @@ def test_a_misspelt_name_is_corrected():
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("import no_such_package", "needs the package no_such_package: pip install stranger"),
+        ("import no_such_package.part", "needs the package no_such_package: pip install no_such_p"),
+        ("import stranger_broken.typo", "is broken: ModuleNotFoundError"),
+        ("raise SystemExit", "is broken: SystemExit"),
         ("raise RuntimeError('out of luck')", "is broken: RuntimeError: out of luck"),
         ("SPEC = 3", "is not a ModalitySpec"),
         ("OTHER = 3", "is broken: AttributeError"),
@@ -77,8 +71,13 @@ def test_a_broken_plugin_gives_one_sentence(tmp_path, monkeypatch, source, words
     with pytest.raises(UserError, match=words) as caught:
         modality.get("odd")
     assert "\n" not in str(caught.value)
-    assert words in modality.listing()["odd"]
-    assert modality.listing()["image"] == "ok"
+
+
+def test_a_missing_extra_is_named_with_its_command(tmp_path, monkeypatch):
+    (tmp_path / "stranger_extra.py").write_text("import no_such_package")
+    install(tmp_path, "odd", "stranger_extra:SPEC", monkeypatch, extra="odd")
+    with pytest.raises(UserError, match=r"no_such_package: pip install 'stranger\[odd\]'"):
+        modality.get("odd")
 
 
 def test_two_plugins_of_one_name(tmp_path, monkeypatch):

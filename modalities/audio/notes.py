@@ -138,6 +138,10 @@ class Notes:
         self.held_out = torch.tensor([pair in chosen for pair in pairs])
         self._font: SoundFont | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: a font cannot be copied, and is opened again where it is needed."""
+        return {**self.__dict__, "_font": None}
+
     def waveforms(self, indices: Tensor) -> Tensor:
         """The notes themselves, rendered again: float32 (B, samples) in [-1, 1]."""
         if self._font is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,17 +18,27 @@ from torch.utils import _pytree as pytree
 from scm_core.dual.core import RULES, Dual, DualError, make, primal
 from scm_core.dual.linear import spellings
 
-_counters: list[Counter] = []
+
+class Fallbacks(Counter):
+    """Operations without a rule, name -> calls, and how many `seconds` each name took in all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: Counter = Counter()
+
+
+_counters: list[Fallbacks] = []
 
 
 @contextmanager
-def fallbacks() -> Iterator[Counter]:
-    """Count, while open, the operations that had no rule: `Counter` of name -> calls.
+def fallbacks() -> Iterator[Fallbacks]:
+    """Count, while open, the operations that had no rule.
 
     A fallback is right but costs two extra forwards of that operation; `scm_core.dual.rule` removes
-    it. Operations inside `torch.compile` are not counted.
+    it. Operations inside `torch.compile` are not counted. On CUDA the seconds are those of the
+    launch.
     """
-    counter: Counter = Counter()
+    counter = Fallbacks()
     _counters.append(counter)
     try:
         yield counter
@@ -42,8 +53,17 @@ def fallback(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     output without a tangent, which is never taken for zero.
     """
     name = _name(func)
-    for counter in () if torch.compiler.is_compiling() else _counters:
+    if torch.compiler.is_compiling():
+        return _differentiate(name, func, args, kwargs)
+    started = time.perf_counter()
+    out = _differentiate(name, func, args, kwargs)
+    for counter in _counters:
         counter[name] += 1
+        counter.seconds[name] += time.perf_counter() - started
+    return out
+
+
+def _differentiate(name: str, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     # The primal first: without a graph, autocast would cache casts of the parameters without one.
     with _rewound_random_numbers(args, kwargs):
         out = func(*_map(primal, args), **_map(primal, kwargs))

@@ -77,6 +77,15 @@ def verify(module: nn.Module, batch: tuple[Tensor, dict[str, Tensor]]) -> Report
         return _verify(module, x, condition, torch.float32)
 
 
+def awakened(module: nn.Module) -> nn.Module:
+    """A trainable copy whose all-zero parameters (a fresh output layer) have random values."""
+    network = copy.deepcopy(module).requires_grad_(True)
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
 class _PlainForwardError(RuntimeError):
     pass
 
@@ -84,11 +93,7 @@ class _PlainForwardError(RuntimeError):
 def _verify(
     module: nn.Module, x: Tensor, condition: dict[str, Tensor], dtype: torch.dtype
 ) -> Report:
-    network = copy.deepcopy(module).to(dtype)
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)
+    network = awakened(module).to(dtype)
     x = x.to(dtype)
     condition = {k: v.to(dtype) if v.is_floating_point() else v for k, v in condition.items()}
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)

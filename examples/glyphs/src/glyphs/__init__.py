@@ -1,0 +1,33 @@
+"""Letters as clouds of points: a modality whose grid is no image, but a set without an order."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scm_core.config import Config
+from scm_core.modality import ModalitySpec
+
+from glyphs import data
+from glyphs.backbone import CloudConfig, CloudTransformer
+from glyphs.data import DataConfig
+from glyphs.decoder import Decoder, NearestLetter, occupancy
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class GlyphsConfig(Config):
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: CloudConfig = field(default_factory=CloudConfig)
+
+
+SPEC = ModalitySpec(
+    name="glyphs",
+    config=GlyphsConfig,
+    config_file=HERE / "config.yaml",
+    presets=HERE / "presets",
+    build_data=lambda config: data.build(config.data),
+    build_backbone=lambda config, shape, schema: CloudTransformer(config.backbone, shape, schema),
+    build_decoder=lambda config, statistics: Decoder(statistics),
+    build_features=lambda config: occupancy,
+    build_judge=lambda config, data: NearestLetter(data),
+)

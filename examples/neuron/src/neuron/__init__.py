@@ -1,0 +1,33 @@
+"""The membrane potential of a firing neuron: a modality of one dimension."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scm_core import backbones
+from scm_core.config import Config
+from scm_core.modality import ModalitySpec
+
+from neuron import data
+from neuron.data import DataConfig
+from neuron.decoder import Decoder, features, judge
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class NeuronConfig(Config):
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
+
+
+SPEC = ModalitySpec(
+    name="neuron",
+    config=NeuronConfig,
+    config_file=HERE / "config.yaml",
+    presets=HERE / "presets",
+    build_data=lambda config: data.build(config.data),
+    build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
+    build_decoder=lambda config, statistics: Decoder(statistics),
+    build_features=lambda config: features,
+    build_judge=lambda config, data: judge,
+)

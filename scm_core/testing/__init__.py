@@ -1,0 +1,95 @@
+"""The conformance suite of plugins: `check_modality(SPEC)` says what is wrong and what to change.
+
+Every check is a function of a `Subject` that returns its measured figure, or raises `Fault` with
+that figure and a sentence of advice. All run on the CPU, on the configuration that training would
+take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from scm_core import config as configuration
+from scm_core.dual import DualError
+from scm_core.modality import ModalitySpec
+from scm_core.testing.data import (
+    condition,
+    global_generator,
+    pickling,
+    round_trip,
+    seed,
+    shapes,
+    statistics,
+)
+from scm_core.testing.files import config_round_trip, reload
+from scm_core.testing.network import bf16, overfitting, rules, tangent, time_embedding
+from scm_core.testing.subject import REFUSED, Fault, Result, Subject, prepare, seeded
+
+CHECKS: tuple[Callable[[Subject], str], ...] = (
+    shapes,
+    statistics,
+    condition,
+    round_trip,
+    tangent,
+    rules,
+    bf16,
+    time_embedding,
+    seed,
+    global_generator,
+    pickling,
+    config_round_trip,
+    reload,
+    overfitting,
+)
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """The results of all checks; as a string, one line for each."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(result.ok for result in self.results)
+
+    def failed(self) -> list[str]:
+        """The names of the checks that failed."""
+        return [result.name for result in self.results if not result.ok]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.results))
+
+
+def check_modality(spec: ModalitySpec, *words: str) -> Conformance:
+    """All checks of a plugin, under `key=value` words as for training.
+
+    Raises UserError for words that do not fit and for data that cannot be had, and whatever the
+    plugin raises while its parts are built. The global random state is what it was before.
+    """
+    return Conformance(tuple(results(spec, *words)))
+
+
+def results(spec: ModalitySpec, *words: str) -> Iterator[Result]:
+    """The checks of `check_modality` one by one, as they are done."""
+    command = configuration.parse([f"modality={spec.name}", *words])
+    with seeded(0):
+        subject = prepare(spec, configuration.finish(spec, command))
+    for check in CHECKS:
+        with seeded(0):
+            result = _run(check, subject)
+        yield result
+
+
+def _run(check: Callable[[Subject], str], subject: Subject) -> Result:
+    name = check.__name__.replace("_", " ")
+    try:
+        return Result(name, True, check(subject))
+    except Fault as fault:
+        return Result(name, False, fault.figure, fault.advice)
+    except DualError:
+        return Result(name, False, REFUSED, "see tangent")
+    except Exception as error:  # noqa: BLE001  (whatever it is, it belongs in the report)
+        figure = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Result(name, False, figure, "it raised: mend what is named above first, then this")

@@ -1,0 +1,129 @@
+"""A plugin under test, and what a check of it says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from scm_core.conditioning import Condition
+from scm_core.dual.verification import awakened
+from scm_core.latents import run
+from scm_core.modality import SIGMA_DATA, Batch, DataModule, Decoder, ModalitySpec
+
+REFUSED = "Dual cannot run the backbone"
+SAMPLES = 8  # of a batch, in the checks of the network
+
+
+class Fault(Exception):
+    """What a check found: the measured figure, and what to change."""
+
+    def __init__(self, figure: str, advice: str) -> None:
+        super().__init__(figure)
+        self.figure, self.advice = figure, advice
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check: its name, whether it passed, what it measured, and what to change if it failed."""
+
+    name: str
+    ok: bool
+    figure: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        line = f"{'ok    ' if self.ok else 'FAILED'}  {self.name:<18} {self.figure}"
+        return line if self.ok else f"{line}\n        {self.advice}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plugin under test, its parts built; `batch` and `held_out` are from its two loaders.
+
+    `seen` is what the backbone is trained on: `batch`, or its standardised latents. `network` is
+    the backbone in eval mode with random values where a fresh one has zeros, for a network that
+    returns zeros would show nothing.
+    """
+
+    spec: ModalitySpec
+    config: DictConfig
+    data: DataModule
+    decoder: Decoder
+    network: nn.Module
+    batch: Batch
+    held_out: Batch
+    seen: Batch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the backbone is trained on."""
+        return tuple(self.seen.x.shape[1:])
+
+    def backbone(self) -> nn.Module:
+        """A fresh one."""
+        return self.spec.build_backbone(self.config, self.shape, self.data.condition)
+
+
+def prepare(spec: ModalitySpec, config: DictConfig) -> Subject:
+    """The plugin's parts, built as training builds them."""
+    data = spec.build_data(config)
+    data.setup()
+    batch, held_out = first(data.train_dataloader()), first(data.val_dataloader())
+    seen = latents(spec, config, batch) if spec.build_autoencoder else batch
+    network = spec.build_backbone(config, tuple(seen.x.shape[1:]), data.condition)
+    decoder = spec.build_decoder(config, data.statistics)
+    return Subject(spec, config, data, decoder, awakened(network).eval(), batch, held_out, seen)
+
+
+def latents(spec: ModalitySpec, config: DictConfig, batch: Batch) -> Batch:
+    """A batch as standardised latents of the plugin's autoencoder, which may be untrained."""
+    autoencoder = spec.build_autoencoder(config, tuple(batch.x.shape[1:])).eval()
+    z = run(autoencoder, "encode", batch.x)
+    others = [dimension for dimension in range(z.ndim) if dimension != 1]
+    mean, std = z.mean(others, keepdim=True), z.std(others, keepdim=True)
+    return Batch((z - mean) / std.clamp(min=1e-6) * SIGMA_DATA, batch.condition)
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """All global generators start from `number` inside, and go on as before afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def point(subject: Subject) -> tuple[Tensor, Tensor, Condition]:
+    """A few samples of unit variance as the backbone sees them, their times and conditions."""
+    x = subject.seen.x[:SAMPLES] / SIGMA_DATA
+    given = {key: value[:SAMPLES] for key, value in subject.seen.condition.items()}
+    return x, torch.linspace(0.1, 1.5, len(x)), given
+
+
+def first(batches: Any) -> Any:
+    """The first batch of a loader."""
+    return next(iter(batches))
+
+
+def relative(value: Tensor, reference: Tensor) -> float:
+    """`|a - b| / |b|`."""
+    return float((value - reference).norm() / reference.norm())
+
+
+def equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether two lists of tensors are the same to the last bit."""
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

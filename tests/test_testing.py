@@ -1,0 +1,223 @@
+"""The conformance suite: every built-in plugin passes it, and each planted fault is found."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from toy_plugin import SPEC, ToyData, ToyDecoder, ToySet
+
+from scm_core import backbones, check, cli, modality
+from scm_core.modality import SIGMA_DATA, Batch
+from scm_core.testing import check_modality
+
+BUILT_IN = [entry.name for entry in modality.installed() if entry.value.startswith("modalities.")]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_plugins_conform(name, fashion_root):
+    words = [f"data.root={fashion_root}"] if name == "image" else []
+    report = check_modality(modality.get(name), f"modality={name}", "preset=smoke", *words)
+    assert report.ok, str(report)
+
+
+def test_the_toy_conforms_and_no_global_state_is_left_behind():
+    before = torch.get_rng_state()
+    report = check_modality(SPEC)
+    assert report.ok and len(report.results) == 14, str(report)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def with_data(**changes):
+    """The toy with methods or attributes of its data module changed."""
+    kind = type("Changed", (ToyData,), changes)
+    return replace(SPEC, build_data=lambda config: kind())
+
+
+def with_decoder(**changes):
+    kind = type("Changed", (ToyDecoder,), changes)
+    return replace(SPEC, build_decoder=lambda config, statistics: kind())
+
+
+class Wrapped(nn.Module):
+    """The toy's backbone F behind something."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.inner = backbone
+        self.norm = nn.BatchNorm1d(1)
+        self.noise = nn.Buffer(torch.randn(1, 16), persistent=False)
+
+    def batch_norm(self, x, t, condition):
+        return self.inner(self.norm(x), t, condition)
+
+    def in_place(self, x, t, condition):
+        F = self.inner(x, t, condition)
+        F *= 2
+        return F
+
+    def ignores_t(self, x, t, condition):
+        return self.inner(x, torch.ones_like(t), condition)
+
+    def fast_t(self, x, t, condition):
+        return self.inner(x, 1000 * t, condition)
+
+    def cancelling(self, x, t, condition):
+        return (self.inner(x, t, condition) + 100) - 100
+
+    def without_rule(self, x, t, condition):
+        for _ in range(40):
+            x = nn.functional.hardswish(x)
+        return self.inner(x, t, condition)
+
+    def noisy(self, x, t, condition):
+        return self.inner(x + 0.1 * torch.randn(x.shape), t, condition)
+
+    def unregistered(self, x, t, condition):
+        return self.inner(x + self.noise, t, condition)
+
+    def detached(self, x, t, condition):
+        return self.inner(x, t, condition).detach() * self.norm.weight.mean()
+
+
+def with_backbone(forward):
+    kind = type("Changed", (Wrapped,), {"forward": getattr(Wrapped, forward)})
+    return replace(
+        SPEC,
+        build_backbone=lambda config, shape, schema: kind(
+            backbones.build(config.backbone, shape, schema)
+        ),
+    )
+
+
+class OfStdOne(ToySet):
+    def __getitems__(self, indices):
+        x, condition = super().__getitems__(indices)
+        return Batch(x / SIGMA_DATA, condition)
+
+
+class OfAnotherType(ToySet):
+    def __getitems__(self, indices):
+        x, condition = super().__getitems__(indices)
+        return Batch(x.double(), condition)
+
+
+class WithAKey(ToySet):
+    def __getitems__(self, indices):
+        x, condition = super().__getitems__(indices)
+        return Batch(x, {**condition, "loudness": torch.ones(len(x))})
+
+
+class WithNullLabels(ToySet):
+    def __getitems__(self, indices):
+        x, condition = super().__getitems__(indices)
+        return Batch(x, {"pitch": condition["pitch"] + 1})
+
+
+class DrawnGlobally(ToySet):
+    def __init__(self, n, seed):
+        super().__init__(n, seed)
+        self.waves = self.waves + 0.01 * torch.randn(self.waves.shape)
+
+
+class WithALambda(ToySet):
+    def __init__(self, n, seed):
+        super().__init__(n, seed)
+        self.transform = lambda x: x
+
+
+def shuffled(self, split):
+    for media, condition in ToyData.real(self, split):
+        yield media.flip(0), {"pitch": condition["pitch"].flip(0)}
+
+
+FAULTS = {
+    "data of std 1.0": (with_data(dataset=OfStdOne), "statistics", "std 0.5"),
+    "a backbone that ignores t": (with_backbone("ignores_t"), "time embedding", "ignores t"),
+    "a BatchNorm": (with_backbone("batch_norm"), "tangent", "batch"),
+    "an in-place op": (with_backbone("in_place"), "tangent", "writes in place"),
+    "an embedding of 1000 t": (with_backbone("fast_t"), "time embedding", "not 1000 t"),
+    "a decoder that clips": (
+        with_decoder(decode=lambda self, x: ToyDecoder().decode(x).clamp(-0.5, 0.5)),
+        "round trip",
+        "clips real data",
+    ),
+    "a lossy decoder that clips": (
+        with_decoder(exact=False, decode=lambda self, x: ToyDecoder().decode(x).clamp(-0.9, 0.9)),
+        "round trip",
+        "clips real data",
+    ),
+    "a condition key that the schema lacks": (
+        with_data(dataset=WithAKey),
+        "condition",
+        "needs a field in the schema",
+    ),
+    "data from the global generator": (
+        with_data(dataset=DrawnGlobally),
+        "global generator",
+        "a generator of your own",
+    ),
+    "a backbone that draws": (with_backbone("noisy"), "global generator", "generator"),
+    "a decoder that draws": (
+        with_decoder(decode=lambda self, x: ToyDecoder().decode(x) + 1e-4 * torch.randn(x.shape)),
+        "global generator",
+        "generator",
+    ),
+    "an op without a rule": (with_backbone("without_rule"), "rules", "scm_core.dual.rule"),
+    "x in float64": (with_data(dataset=OfAnotherType), "shapes", "float32"),
+    "labels that are null": (with_data(dataset=WithNullLabels), "condition", "no null"),
+    "real media in another order": (with_data(real=shuffled), "round trip", "the order of val"),
+    "another standardisation": (
+        with_decoder(decode=lambda self, x: x),
+        "round trip",
+        "decode has to undo encode",
+    ),
+    "a data set with a lambda": (with_data(dataset=WithALambda), "pickling", "no lambdas"),
+    "a buffer that is not saved": (with_backbone("unregistered"), "reload", "persistent buffers"),
+    "statistics that are no JSON": (
+        with_data(statistics={"std": torch.ones(1)}),
+        "reload",
+        "travel as JSON",
+    ),
+    "a sum that bf16 cannot hold": (with_backbone("cancelling"), "bf16", "float32"),
+    "a cut gradient": (with_backbone("detached"), "overfitting", "cut gradient"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name):
+    spec, check_name, advice = FAULTS[name]
+    report = check_modality(spec)
+    found = {result.name: result for result in report.results if not result.ok}
+    assert check_name in found, str(report)
+    assert advice in found[check_name].advice and advice in str(report), str(report)
+
+
+def test_an_op_without_a_rule_is_named_with_its_share():
+    report = check_modality(with_backbone("without_rule"))
+    figure = next(result.figure for result in report.results if result.name == "rules")
+    assert figure.startswith("hardswish ") and "% of a step" in figure
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["check", *words])
+        with pytest.raises(SystemExit) as caught:
+            cli.run(check.main, check.__doc__)
+        return caught.value.code, capsys.readouterr()
+
+    return run
+
+
+def test_the_command_says_what_it_measured(run):
+    code, said = run("modality=toy_plugin:SPEC")
+    assert code == 0 and said.out.count("\nok ") == 14 and not said.err
+
+
+def test_the_command_says_what_to_change(run, monkeypatch):
+    monkeypatch.setattr("toy_plugin.SPEC", with_data(dataset=OfStdOne))
+    code, said = run("modality=toy_plugin:SPEC")
+    assert code == 2 and "FAILED  statistics" in said.out
+    assert "x = (data - mean) / std * SIGMA_DATA" in said.out
+    assert said.err == "error: 2 of 14 checks failed\n"
