@@ -76,16 +76,16 @@ class Fourier(nn.Module):
         return self.layers(torch.cat([angle.cos(), angle.sin()], dim=1))
 
 
-class InBf16(nn.Module):
-    """A time embedding that autocast has got hold of: t, its sines and both layers in bf16."""
+class Embedding(nn.Module):
+    """The core's embedding of `scale` t; in bf16 as if autocast had got hold of it."""
 
-    def __init__(self, inner: TimeEmbedding, scale: float) -> None:
+    def __init__(self, scale: float, dtype: torch.dtype) -> None:
         super().__init__()
-        self.inner, self.scale = inner, scale
+        self.inner, self.scale, self.dtype = TimeEmbedding(WIDTH), scale, dtype
 
     def forward(self, t: Tensor) -> Tensor:
-        with torch.autocast(t.device.type, torch.bfloat16):
-            waves = positional_embedding((self.scale * t).to(torch.bfloat16), self.inner.width)
+        with torch.autocast(t.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
+            waves = positional_embedding((self.scale * t).to(self.dtype), self.inner.width)
             return self.inner.second(nn.functional.silu(self.inner.first(waves))).float()
 
 
@@ -159,12 +159,12 @@ def taught(time: nn.Module | None = None) -> nn.Module:
 
 def bf16() -> dict[str, list[tuple[int, float]]]:
     """The time embedding in bf16, of t and of 1000 t."""
-    steep, gentle = (taught(InBf16(TimeEmbedding(WIDTH), scale)) for scale in (1000.0, 1.0))
-    return {
-        "1000 t in bf16": distil(steep),
-        "t in bf16": distil(gentle),
-        "t in float32": distil(taught()),
-    }
+    names = {"1000 t in bf16": 1000.0, "1000 t in float32": 1000.0, "t in bf16": 1.0}
+    curves = {}
+    for name, scale in names.items():
+        dtype = torch.bfloat16 if "bf16" in name else torch.float32
+        curves[name] = distil(taught(Embedding(scale, dtype)))
+    return {**curves, "t in float32": distil(taught())}
 
 
 def fourier() -> dict[str, list[tuple[int, float]]]:
