@@ -16,7 +16,7 @@ BUILT_IN = [entry.name for entry in modality.installed() if entry.value.startswi
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_plugins_conform(name, fashion_root):
-    words = [f"data.root={fashion_root}"] if name == "image" else []
+    words = [f"data.root={fashion_root}"] if name in ("image", "video") else []
     report = check_modality(modality.get(name), f"modality={name}", "preset=smoke", *words)
     assert report.ok, str(report)
 
