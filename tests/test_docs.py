@@ -27,4 +27,4 @@ def test_the_documentation_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "check_modality" in (tmp_path / "api" / "index.html").read_text()
+    assert "check_modality" in (tmp_path / "api.html").read_text()

@@ -37,7 +37,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.contract.weight)
         nn.init.zeros_(self.contract.bias)
 
-    def forward(self, x: Tensor, embedding: Tensor, first: int) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, first: int = 1) -> Tensor:
         """Tokens (B, N, C) of a grid whose first axis is `first` long."""
         x = x + self.attend(self.attention_norm(x, embedding), first)
         hidden = functional.silu(self.expand(self.perceptron_norm(x, embedding)))
