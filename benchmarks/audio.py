@@ -11,18 +11,15 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
-from timing import seconds, student_rate
-from torch import nn
+from timing import seconds, student_rate, untrained
 
 from modalities.audio.data import AudioDataModule
 from modalities.audio.vocoder import find_weights
 from scm_core import config, generate
 from scm_core.checkpoint import Checkpoint
-from scm_core.modality import SIGMA_DATA, Decoder, ModalitySpec
+from scm_core.modality import Decoder
 from scm_core.sample import drawer
 
 SAMPLING_BAR, VOCODER_BAR, PIPELINE_BAR = 20.0, 5.0, 5.0
@@ -59,30 +56,12 @@ def rendering_rate(data: AudioDataModule, decoder: Decoder) -> float:
     return clips / (time.perf_counter() - start)
 
 
-def untrained(spec: ModalitySpec, full: DictConfig, data: AudioDataModule) -> Checkpoint:
-    """A student that has learnt nothing, on the CPU."""
-    backbone: nn.Module = spec.build_backbone(full, data.shape, data.condition)
-    return Checkpoint(
-        path=Path(),
-        stage="student",
-        step=0,
-        spec=spec,
-        config=full,
-        shape=data.shape,
-        condition=data.condition,
-        statistics=data.statistics,
-        sigma_data=SIGMA_DATA,
-        backbone=backbone.eval(),
-        decoder=spec.build_decoder(full, data.statistics),
-    )
-
-
 def main() -> None:
     """Print factors and rates beside their bars; exit 1 below one."""
     spec, full = config.load(["modality=audio", "preset=cpu", *sys.argv[1:]])
     data = spec.build_data(full)
     data.setup()
-    model = untrained(spec, full, data)
+    model = untrained(spec, full, data, data.shape)
     vocoders = {}
     for name in ("griffin_lim", *["hifigan"] * (find_weights(full.decoder.weights) is not None)):
         chosen = config.merge(full, ("benchmark", config.parse([f"decoder.vocoder={name}"])))

@@ -1,16 +1,19 @@
-"""What the benchmarks share: a clock that waits for the device, and a student step's appetite."""
+"""What the benchmarks share: a clock that waits for the device, a student and its appetite."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from scm_core import TrigFlow, dual
+from scm_core.checkpoint import Checkpoint
 from scm_core.losses.consistency import consistency_loss, normalise, student_tangent
-from scm_core.modality import SIGMA_DATA, Batch
+from scm_core.modality import SIGMA_DATA, Batch, DataModule, ModalitySpec
 from scm_core.proposal import LogNormalProposal
 
 
@@ -21,6 +24,25 @@ def seconds(work: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def untrained(
+    spec: ModalitySpec, full: DictConfig, data: DataModule, shape: tuple[int, ...]
+) -> Checkpoint:
+    """A student of samples of ``shape`` that has learnt nothing, on the CPU."""
+    return Checkpoint(
+        path=Path(),
+        stage="student",
+        step=0,
+        spec=spec,
+        config=full,
+        shape=shape,
+        condition=data.condition,
+        statistics=data.statistics,
+        sigma_data=SIGMA_DATA,
+        backbone=spec.build_backbone(full, shape, data.condition).eval(),
+        decoder=spec.build_decoder(full, data.statistics),
+    )
 
 
 def student_rate(backbone: nn.Module, network: Callable, batch: Batch, duration: float) -> float:

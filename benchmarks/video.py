@@ -8,18 +8,18 @@ autoencoder are untrained, which costs the same. Seconds are medians of rounds.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
-from timing import seconds, student_rate
+from timing import seconds, student_rate, untrained
 
 from scm_core import config, generate
 from scm_core.checkpoint import Checkpoint
 from scm_core.latents import LatentDecoder, run
-from scm_core.modality import SIGMA_DATA, Batch, DataModule
+from scm_core.modality import Batch, DataModule
 from scm_core.sample import drawer
 
 FRAMES_BAR, PIPELINE_BAR = 30.0, 5.0
@@ -52,35 +52,28 @@ def composing_rate(data: DataModule) -> float:
     return clips / (time.perf_counter() - start)
 
 
-def untrained(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
-    """A student that has learnt nothing, its data module, and a batch of latents."""
+def student(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
+    """A student and its autoencoder, both untrained, their data module, and a batch of latents."""
     spec, full = config.load(["modality=video", "preset=cpu", *words])
     data = spec.build_data(full)
     data.setup()
-    autoencoder = spec.build_autoencoder(full, data.shape).eval()
+    autoencoder = spec.build_autoencoder(full, data.shape)
     batch = next(iter(data.train_dataloader()))
     latents = run(autoencoder, "encode", batch.x)
     shape = tuple(latents.shape[1:])
-    statistics_ = {"mean": [0.0] * shape[0], "std": [1.0] * shape[0], "of": list(data.shape)}
-    model = Checkpoint(
-        path=Path(),
-        stage="student",
-        step=0,
-        spec=spec,
-        config=full,
-        shape=shape,
-        condition=data.condition,
-        statistics={**data.statistics, "latents": statistics_},
-        sigma_data=SIGMA_DATA,
-        backbone=spec.build_backbone(full, shape, data.condition).eval(),
-        decoder=LatentDecoder(autoencoder, spec.build_decoder(full, data.statistics), statistics_),
+    model = untrained(spec, full, data, shape)
+    facts = {"mean": [0.0] * shape[0], "std": [1.0] * shape[0], "of": list(data.shape)}
+    model = dataclasses.replace(
+        model,
+        statistics={**data.statistics, "latents": facts},
+        decoder=LatentDecoder(autoencoder, model.decoder, facts),
     )
     return model, data, Batch(latents, batch.condition)
 
 
 def main() -> None:
     """Print rates beside their bars; exit 1 below one."""
-    model, data, batch = untrained(sys.argv[1:])
+    model, data, batch = student(sys.argv[1:])
     with torch.no_grad():
         rates = {clips: frames_per_second(model, clips) for clips in CLIPS}
         composed = composing_rate(data)

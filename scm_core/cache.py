@@ -21,14 +21,19 @@ CACHE = Path.home() / ".cache" / "scm-core"
 Table = tuple[dict[str, Tensor], dict[str, Any]]
 
 
+def place(folder: Path, identity: Any) -> Path:
+    """The file in ``folder`` for what depends on ``identity``, plain containers."""
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{key}.safetensors"
+
+
 def cached(folder: Path, identity: Any, make: Callable[[], Table]) -> Table:
     """The tensors and plain facts that ``make`` gives, kept in ``folder`` under their identity.
 
     ``identity`` is all that they depend on, in plain containers. A damaged file is made again; one
     that cannot be written costs a warning.
     """
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{key}.safetensors"
+    path = place(folder, identity)
     if path.exists():
         try:
             with safe_open(path, "pt") as file:

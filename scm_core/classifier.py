@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scm_core import config
+from scm_core import cache, config
 from scm_core.errors import UserError
 
-CACHE = Path.home() / ".cache" / "scm-core" / "judges"
+CACHE = cache.CACHE / "judges"
 
 
 def trained(
@@ -27,16 +25,15 @@ def trained(
     steps: int,
     peak: float,
     identity: Any,
-    cache: Path,
+    folder: Path,
 ) -> nn.Module:
-    """The classifier that ``build`` makes, trained at first use, seeded, and kept in ``cache``.
+    """The classifier that ``build`` makes, trained at first use, seeded, and kept in ``folder``.
 
     ``batches`` are inputs (B, ...) and classes int64 (B,) without end, of which ``steps`` are
     taken; ``peak`` is the highest learning rate; ``identity`` is all that the result depends on, in
     plain containers. Raises UserError when the cache cannot be written.
     """
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache / f"{key}.safetensors"
+    path = cache.place(folder, identity)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build()

@@ -91,5 +91,11 @@ class InMemory(lightning.LightningDataModule):
             yield media[part], {key: value[part] for key, value in condition.items()}
 
 
+def channelwise(statistics: dict[str, Any], grid: int) -> tuple[Tensor, Tensor]:
+    """Mean and std, each (C, 1, ...), for a grid of that many dimensions."""
+    mean, std = (torch.tensor(statistics[key]).view(-1, *[1] * grid) for key in ("mean", "std"))
+    return mean, std
+
+
 def _identity(batch: Any) -> Any:
     return batch

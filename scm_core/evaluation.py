@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -169,7 +168,7 @@ class Bench:
             if len(places) == min(self.n, self.batch_size):
                 sampling.append((sampled - started) / len(places))
                 decoding.append((self._now() - sampled) / len(places))
-            parts.append(self._measure(media, there))
+            parts.append(self._measure(media, there, {}))
             advance(len(places))
         seconds = statistics.median(sampling), statistics.median(decoding)
         cost = {
@@ -202,10 +201,8 @@ class Bench:
             **samples.mean_scores(),
         }
 
-    def _measure(
-        self, media: Any, condition: Condition, more: Mapping[str, Tensor] = MappingProxyType({})
-    ) -> Samples:
-        scores = {**self.judge(media, condition), **more}
+    def _measure(self, media: Any, condition: Condition, near: dict[str, Tensor]) -> Samples:
+        scores = {**self.judge(media, condition), **near}
         scores = {key: value.cpu() for key, value in scores.items()}
         condition = {key: value.cpu() for key, value in condition.items()}
         return Samples(self.features(media).cpu(), condition, scores)

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from scm_core import config
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Schema
-from scm_core.data import loader
-from scm_core.modality import SIGMA_DATA, Batch, DataModule, Decoder
+from scm_core.data import Samples, channelwise, loader
+from scm_core.modality import SIGMA_DATA, DataModule, Decoder
 
 BATCH = 32  # samples that an autoencoder is given at a time
 
@@ -45,10 +45,9 @@ class Latents(lightning.LightningDataModule):
         latents = {"autoencoder": weights, "of": list(data.shape), **facts}
         self.statistics = {**data.statistics, "latents": latents}
         self.train_set, self.test_set = (
-            Standardised({k: v for k, v in made.items() if k.startswith(f"{part}.")}, latents)
-            for part in ("train", "test")
+            standardised(made, split, latents) for split in ("train", "test")
         )
-        self.shape = tuple(self.train_set.latents.shape[1:])
+        self.shape = tuple(self.train_set.x.shape[1:])
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches of the training split."""
@@ -66,31 +65,13 @@ class Latents(lightning.LightningDataModule):
         return loader(samples, self.data.config.batch_size, workers=0, **options)
 
 
-class Standardised(Dataset):
-    """A split's latents as batches: x = (z - mean) / std * sigma_data, per channel."""
-
-    def __init__(self, tensors: dict[str, Tensor], statistics: dict[str, Any]) -> None:
-        """Serve float16 latents (N, C, *grid) and their conditions, keyed SPLIT.NAME."""
-        named = {key.partition(".")[2]: value for key, value in tensors.items()}
-        self.latents = named.pop("latents")
-        self.condition = {key.partition(".")[2]: value for key, value in named.items()}
-        mean, std = channelwise(statistics, self.latents.ndim - 2)
-        self.scale = SIGMA_DATA / std
-        self.shift = -mean * self.scale
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        return len(self.latents)
-
-    def __getitem__(self, index: int) -> Batch:
-        """One sample as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """A whole batch at once."""
-        chosen = torch.as_tensor(indices)
-        x = self.latents[chosen].float().mul_(self.scale).add_(self.shift)
-        return Batch(x, {key: value[chosen] for key, value in self.condition.items()})
+def standardised(made: dict[str, Tensor], split: str, statistics: dict[str, Any]) -> Samples:
+    """A split of what `encoded` made: x = (z - mean) / std * sigma_data, per channel."""
+    named = {key.removeprefix(f"{split}."): v for key, v in made.items() if key.startswith(split)}
+    z = named.pop("latents").float()
+    mean, std = channelwise(statistics, z.ndim - 2)
+    condition = {key.removeprefix("condition."): value for key, value in named.items()}
+    return Samples(z.sub_(mean).mul_(SIGMA_DATA / std), condition)
 
 
 class LatentDecoder:
@@ -169,9 +150,3 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def channelwise(statistics: dict[str, Any], grid: int) -> tuple[Tensor, Tensor]:
-    """Mean and std, each (C, 1, ...), for a grid of that many dimensions."""
-    mean, std = (torch.tensor(statistics[key]).view(-1, *[1] * grid) for key in ("mean", "std"))
-    return mean, std

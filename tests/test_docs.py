@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from environment import ROOT
 
 BLOCK = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -23,7 +22,6 @@ def test_the_tutorial_shows_the_examples_own_files():
 
 
 def test_the_documentation_builds_strictly(tmp_path):
-    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -99,10 +99,10 @@ def test_the_cache_is_of_these_data_and_this_autoencoder(tmp_path):
 
 def test_a_damaged_cache_is_made_again(tmp_path, caplog):
     data, folded = Data(), Folded()
-    whole = Latents(data, folded, tmp_path).train_set.latents
+    whole = Latents(data, folded, tmp_path).train_set.x
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(Latents(data, folded, tmp_path).train_set.latents, whole)
+    assert torch.equal(Latents(data, folded, tmp_path).train_set.x, whole)
     assert "is made again" in caplog.text
 
 

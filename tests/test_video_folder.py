@@ -86,7 +86,7 @@ def test_a_folder_gives_clips_and_holds_whole_files_out(folder, tmp_path):
     train, test, _ = read_folder(settings(folder), tmp_path / "cache")
     assert (len(train), len(test)) == (4 * 6, 2 * 6)  # one of three files a class, 6 clips each
     assert train.schema["label"].names == ("dark", "light")
-    clips = train.clips(torch.arange(len(train)))
+    clips = train.media(torch.arange(len(train)))
     assert clips.shape == (24, 3, 4, 16, 16) and clips.dtype == torch.uint8
     bright = clips.float().mean((1, 2, 3, 4)) > 127
     assert torch.equal(bright.long(), train.condition(torch.arange(24))["label"])

@@ -82,7 +82,7 @@ class ClassJudge:
             min(STEPS, EPOCHS * len(data.train_dataloader())),
             PEAK,
             identity=[VERSION, data.statistics, data.shape, key, classes],
-            cache=cache,
+            folder=cache,
         )
 
     @torch.inference_mode()

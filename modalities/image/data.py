@@ -13,11 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from modalities.image.folder import read_folder
 from modalities.image.sets import Images, Split, read_cifar10, read_fashion_mnist
+from modalities.pixels import Shown, Standardised
 from scm_core.conditioning import Condition, Label
 from scm_core.data import loader
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, Batch
 
+GRID = 2  # dimensions of an image
 NAMES = ("fashion_mnist", "cifar10", "folder")
 
 
@@ -39,53 +41,15 @@ class ImageData:
     flip: bool = False
 
 
-class Standardised(Dataset):
-    """A split as standardised batches: x = (u8 / 127.5 - 1 - mean) / std * sigma_data."""
-
-    def __init__(self, split: Split, statistics: dict[str, Any], flip: bool = False) -> None:
-        """Fold the two affine maps of ``statistics`` into one scale and shift per channel."""
-        self.split, self.flip = split, flip
-        mean, std = (torch.tensor(statistics[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        self.scale = SIGMA_DATA / (127.5 * std)
-        self.shift = -SIGMA_DATA * (1 + mean) / std
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.split.labels)
-
-    def __getitem__(self, index: int) -> Batch:
-        """One image as a batch of one."""
-        return self.__getitems__([index])
+class Flipped(Standardised):
+    """A split as standardised batches, half of the images mirrored at random."""
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """A whole batch at once: x float32 (B, C, H, W), condition {"label": int64 (B,)}."""
-        chosen = torch.as_tensor(indices)
-        x = self.split.images[chosen].float().mul_(self.scale).add_(self.shift)
-        if self.flip:
-            mirrored = torch.rand(len(chosen)) < 0.5
-            x[mirrored] = x[mirrored].flip(-1)
-        return Batch(x, {"label": self.split.labels[chosen]})
-
-
-class Pictures(Dataset):
-    """A split as it is: batches of uint8 images (B, C, H, W) and {"label": int64 (B,)}."""
-
-    def __init__(self, split: Split) -> None:
-        """Serve all of the split."""
-        self.split = split
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.split.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
-        """One image as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Condition]:
         """A whole batch at once."""
-        chosen = torch.as_tensor(indices)
-        return self.split.images[chosen], {"label": self.split.labels[chosen]}
+        x, condition = super().__getitems__(indices)
+        mirrored = torch.rand(len(x)) < 0.5
+        x[mirrored] = x[mirrored].flip(-1)
+        return Batch(x, condition)
 
 
 class ImageDataModule(lightning.LightningDataModule):
@@ -132,8 +96,9 @@ class ImageDataModule(lightning.LightningDataModule):
         self.statistics = {"mean": mean, "std": std, "source": self.config.name}
         centre, spread = (torch.tensor(part).view(-1, 1, 1) for part in (mean, std))
         self.bounds = tuple((end - centre) / spread * SIGMA_DATA for end in (-1.0, 1.0))
-        self.train_set = Standardised(train, self.statistics, self.config.flip)
-        self.test_set = Standardised(test, self.statistics)
+        kind = Flipped if self.config.flip else Standardised
+        self.train_set = kind(train, self.statistics, GRID)
+        self.test_set = Standardised(test, self.statistics, GRID)
         self._ready = True
 
     def train_dataloader(self) -> DataLoader:
@@ -147,8 +112,8 @@ class ImageDataModule(lightning.LightningDataModule):
     def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
         """Batches of uint8 images and their labels, of ``train`` (shuffled) or ``test``."""
         if split == "train":
-            return iter(self._loader(Pictures(self.train_set.split), shuffle=True, drop_last=True))
-        return iter(self._loader(Pictures(self.test_set.split)))
+            return iter(self._loader(Shown(self.train_set.split), shuffle=True, drop_last=True))
+        return iter(self._loader(Shown(self.test_set.split)))
 
     def _read(self) -> tuple[Split, Split, tuple[str, ...]]:
         c = self.config

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,12 @@ from torchvision.transforms.v2 import functional
 
 from modalities.image.sets import Split, squared
 from scm_core.errors import UserError
-from scm_core.folders import classified
+from scm_core.folders import BROKEN, classified, in_threads
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-BROKEN = 0.01
 MEMORY = 2 << 30  # bytes of decoded images that are kept instead of decoded again
 
 
@@ -135,6 +132,4 @@ def _decoded(paths: list[Path], size: int | None, channels: int) -> Iterator[Ten
         except Exception as error:  # codecs raise all kinds of errors on damaged files
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), 256):
-            yield from pool.map(attempt, paths[start : start + 256])
+    return in_threads(attempt, paths)

@@ -35,7 +35,7 @@ class ClassJudge:
             min(STEPS, EPOCHS * len(data.train_dataloader())),
             PEAK,
             identity=[VERSION, data.statistics, data.shape, classes],
-            cache=cache,
+            folder=cache,
         )
 
     @torch.inference_mode()

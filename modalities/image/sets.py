@@ -9,8 +9,9 @@ import socket
 import sys
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms import v2
 
+from scm_core.cache import CACHE
+from scm_core.conditioning import Condition
 from scm_core.errors import UserError
 
-CACHE = Path.home() / ".cache" / "scm-core"
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
 FASHION_NAMES = (
     "t-shirt",
@@ -46,11 +48,24 @@ class Images(Protocol):
         """The uint8 images (B, C, H, W) at these places."""
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
     """One split of a set: its images and their labels, int64 (N,)."""
 
     images: Images
     labels: Tensor
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    def media(self, chosen: Tensor) -> Tensor:
+        """The uint8 images (B, C, H, W) at these places."""
+        return self.images[chosen]
+
+    def condition(self, chosen: Tensor) -> Condition:
+        """Their labels."""
+        return {"label": self.labels[chosen]}
 
 
 def squared(size: int | None) -> v2.Transform:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modalities.video import autoencoder
-from modalities.video.autoencoder import VideoDecoder
+from modalities.video.autoencoder import DecoderConfig
 from modalities.video.data import VideoData, VideoDataModule
 from modalities.video.decoder import ClipDecoder
 from scm_core import backbones
@@ -19,7 +19,7 @@ class VideoConfig(Config):
     """The video modality's configuration."""
 
     data: VideoData = field(default_factory=VideoData)
-    decoder: VideoDecoder = field(default_factory=VideoDecoder)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
 
 

@@ -16,7 +16,7 @@ STRIDE = (4, 4, 4)
 
 
 @dataclass
-class VideoDecoder(AutoencoderConfig):
+class DecoderConfig(AutoencoderConfig):
     """The autoencoder: ``latents`` channels, ``width`` of its layers, ``blocks`` at each of its two
     resolutions; and the stage that trains it."""
 
@@ -116,6 +116,6 @@ class Unfolded(nn.Module):
         return unfold(self.convolution(x), self.patch)
 
 
-def build(config: VideoDecoder, shape: tuple[int, ...]) -> nn.Module:
+def build(config: DecoderConfig, shape: tuple[int, ...]) -> nn.Module:
     """The autoencoder of clips of ``shape`` (C, T, H, W)."""
     return Autoencoder(shape[0], config.latents, config.width, config.blocks)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from modalities.pixels import Shown, Standardised
 from modalities.video.folder import read_folder
 from modalities.video.sprites import read_sprites
 from scm_core.conditioning import Condition, Schema
 from scm_core.data import loader
 from scm_core.errors import UserError
-from scm_core.modality import SIGMA_DATA, Batch
 
 READERS = {"sprites": read_sprites, "folder": read_folder}
+GRID = 3  # dimensions of a clip
 MEASURED = 1000  # clips by which mean and standard deviation are measured
 
 
@@ -42,62 +43,6 @@ class VideoData:
     clips: int = 20_000
     seed: int = 0
     stride: int | None = None
-
-
-class Clips(Protocol):
-    """Labelled clips of one length: one split of a set."""
-
-    schema: Schema
-
-    def __len__(self) -> int: ...
-    def clips(self, chosen: Tensor) -> Tensor: ...
-    def condition(self, chosen: Tensor) -> Condition: ...
-
-
-class Standardised(Dataset):
-    """A split as standardised batches: x = (u8 / 127.5 - 1 - mean) / std * sigma_data."""
-
-    def __init__(self, clips: Clips, statistics: dict[str, Any]) -> None:
-        """Fold the two affine maps of ``statistics`` into one scale and shift per channel."""
-        self.clips = clips
-        mean, std = (torch.tensor(statistics[key]).view(-1, 1, 1, 1) for key in ("mean", "std"))
-        self.scale = SIGMA_DATA / (127.5 * std)
-        self.shift = -SIGMA_DATA * (1 + mean) / std
-
-    def __len__(self) -> int:
-        """The number of clips."""
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> Batch:
-        """One clip as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """A whole batch at once: x float32 (B, 3, T, H, W) and its conditions, int64 (B,)."""
-        chosen = torch.as_tensor(indices)
-        x = self.clips.clips(chosen).float().mul_(self.scale).add_(self.shift)
-        return Batch(x, self.clips.condition(chosen))
-
-
-class Shown(Dataset):
-    """A split as it is: batches of uint8 clips (B, 3, T, H, W) and their conditions."""
-
-    def __init__(self, clips: Clips) -> None:
-        """Serve all of the split."""
-        self.clips = clips
-
-    def __len__(self) -> int:
-        """The number of clips."""
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
-        """One clip as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Condition]:
-        """A whole batch at once."""
-        chosen = torch.as_tensor(indices)
-        return self.clips.clips(chosen), self.clips.condition(chosen)
 
 
 class VideoDataModule(lightning.LightningDataModule):
@@ -137,7 +82,7 @@ class VideoDataModule(lightning.LightningDataModule):
                 f"data.batch_size={self.config.batch_size}; choose a smaller batch size."
             )
         few = torch.arange(0, len(train), 1 + len(train) // MEASURED)
-        values = train.clips(few).float() / 127.5 - 1
+        values = train.media(few).float() / 127.5 - 1
         self.shape = tuple(values.shape[1:])
         self.condition = train.schema
         channels = values.transpose(0, 1).flatten(1)
@@ -147,8 +92,8 @@ class VideoDataModule(lightning.LightningDataModule):
             "fps": self.config.fps,
             "source": self.config.name,
         }
-        self.train_set = Standardised(train, self.statistics)
-        self.test_set = Standardised(test, self.statistics)
+        self.train_set = Standardised(train, self.statistics, GRID)
+        self.test_set = Standardised(test, self.statistics, GRID)
         self._ready = True
 
     def train_dataloader(self) -> DataLoader:
@@ -162,8 +107,8 @@ class VideoDataModule(lightning.LightningDataModule):
     def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
         """Batches of uint8 clips and their conditions, of ``train`` (shuffled) or ``test``."""
         if split == "train":
-            return iter(self._loader(Shown(self.train_set.clips), shuffle=True, drop_last=True))
-        return iter(self._loader(Shown(self.test_set.clips)))
+            return iter(self._loader(Shown(self.train_set.split), shuffle=True, drop_last=True))
+        return iter(self._loader(Shown(self.test_set.split)))
 
     def _loader(self, clips: Dataset, **options: bool) -> DataLoader:
         return loader(clips, self.config.batch_size, self.config.workers, **options)

@@ -5,40 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
     structural_similarity_index_measure,
 )
 
+from modalities.pixels import PixelDecoder
 from scm_core.media import contact_sheet, write_gif, write_png, write_video
-from scm_core.modality import SIGMA_DATA
 
 
-class ClipDecoder:
-    """Media are uint8 clips (B, 3, T, H, W); samples x of that shape have std sigma_data."""
-
-    exact = True
+class ClipDecoder(PixelDecoder):
+    """Media are uint8 clips (B, 3, T, H, W); decoding gives back what was encoded."""
 
     def __init__(self, statistics: dict[str, Any]) -> None:
-        """Keep the per-channel mean and std of u8/127.5 - 1 that the data module measured."""
-        self.mean, self.std = (
-            torch.tensor(statistics[key], dtype=torch.float32).view(-1, 1, 1, 1)
-            for key in ("mean", "std")
-        )
+        """Keep what the data module measured: mean and std of u8/127.5 - 1 a channel, and fps."""
+        super().__init__(statistics, grid=3)
         self.fps = statistics["fps"]
-
-    def encode(self, media: Tensor) -> Tensor:
-        """Uint8 clips (B, 3, T, H, W) to x float32 of the same shape, on the clips' device."""
-        mean, std = self.mean.to(media.device), self.std.to(media.device)
-        return (media.float() / 127.5 - 1 - mean) / std * SIGMA_DATA
-
-    def decode(self, x: Tensor) -> Tensor:
-        """Samples x (B, 3, T, H, W) to uint8 clips, rounded and clamped; inverts ``encode``."""
-        mean, std = self.mean.to(x.device), self.std.to(x.device)
-        values = (x.float() / SIGMA_DATA * std + mean + 1) * 127.5
-        return values.round().clamp(0, 255).to(torch.uint8)
 
     def seconds(self, media: Tensor) -> float:
         """How long each of the clips (B, 3, T, H, W) lasts."""

@@ -37,7 +37,7 @@ class Files:
         """The number of clips."""
         return len(self.label)
 
-    def clips(self, chosen: Tensor) -> Tensor:
+    def media(self, chosen: Tensor) -> Tensor:
         """The clips at these places."""
         return self.kept[chosen]
 

@@ -36,7 +36,7 @@ class ClipJudge:
                 min(STEPS, EPOCHS * len(data.train_dataloader())),
                 PEAK,
                 identity=[VERSION, data.identity, data.statistics, data.shape, key],
-                cache=cache,
+                folder=cache,
             )
             for key, field in data.condition.items()
         }

@@ -78,7 +78,7 @@ class Sprites:
         """What these clips show and where it goes."""
         return {"label": self.label[chosen], "direction": self.direction[chosen]}
 
-    def clips(self, chosen: Tensor) -> Tensor:
+    def media(self, chosen: Tensor) -> Tensor:
         """These clips, uint8 (B, 3, T, H, W)."""
         time = torch.arange(self.frames, dtype=torch.float32)
         path = self.start[chosen, None] + self.velocity[chosen, None] * time[:, None]

@@ -90,6 +90,6 @@ def _run(check: Callable[[Subject], str], subject: Subject) -> Result:
         return Result(name, False, fault.figure, fault.advice)
     except DualError:
         return Result(name, False, REFUSED, "see tangent")
-    except Exception as error:  # noqa: BLE001  (whatever it is, it belongs in the report)
+    except Exception as error:  # whatever it is, it belongs in the report
         figure = f"{type(error).__name__}: {error}".splitlines()[0]
         return Result(name, False, figure, "it raised: mend what is named above first, then this")
