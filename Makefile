@@ -35,7 +35,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 
 docs: .venv/installed
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Without the system package, unpack it into data/; without Debian, training downloads it itself.
 data:

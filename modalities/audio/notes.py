@@ -187,7 +187,10 @@ def find_font(path: str | None) -> Path:
     if path:
         found = Path(path).expanduser()
         if not found.is_file():
-            raise UserError(f"data.font={path} is not a file.")
+            raise UserError(
+                f"data.font={path} is not a file: name an .sf2 or .sf3 file, to evaluate a model "
+                "the one that it was trained on."
+            )
         return found
     font = packaged("pretty_midi", "TimGM6mb.sf2")
     if font is None:
