@@ -6,6 +6,7 @@ import torch
 from scm_core import UserError, backbones, dual
 from scm_core.backbones import BackboneConfig
 from scm_core.conditioning import Label, Vector
+from scm_core.layers import convolution
 from scm_core.modality import Batch
 
 SCHEMA = {"label": Label(3), "pose": Vector(2)}
@@ -145,3 +146,24 @@ def test_factorised_attention_needs_a_grid_to_factorise():
         make("transformer", (2, 16), attention="factorised")
     with pytest.raises(UserError, match="attention=sparse is none of full, factorised"):
         make("transformer", (2, 8, 8), attention="sparse")
+
+
+def test_a_convolution_over_two_frames_reads_no_memory_that_nobody_wrote():
+    """oneDNN's does, in bf16: its gradient is NaN wherever that memory happened to hold one."""
+    layer = convolution(3, 20, 20)
+    for _ in range(20):
+        x = torch.randn(8, 20, 2, 3, 3)
+        spoilt = [torch.full((1 << k,), torch.nan, dtype=torch.bfloat16) for k in range(8, 22)]
+        del spoilt  # what is allocated next is full of NaN
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = layer(x).float().square().mean()
+        (gradient,) = torch.autograd.grad(loss, layer.weight)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_convolution_over_few_frames_is_the_plain_one(frames):
+    layer = convolution(3, 4, 6).double()
+    x = torch.randn(2, 4, frames, 5, 5, dtype=torch.float64)
+    plain = torch.nn.functional.conv3d(x, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), plain)

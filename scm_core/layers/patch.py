@@ -6,10 +6,24 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scm_core.layers.time import positional_embedding
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+class Conv3d(nn.Conv3d):
+    """Pads two frames by hand: over a depth of two that it pads itself, oneDNN's gradient of the
+    weights in bf16 (3.11, in torch 2.12) reads memory that nobody wrote, and may give NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != 2 or not self.padding[0]:
+            return super().forward(x)
+        depth, *padding = self.padding
+        x = functional.pad(x, (0, 0, 0, 0, depth, depth))
+        return functional.conv3d(x, self.weight, self.bias, padding=(0, *padding))
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: Conv3d}
 
 
 def convolution(dimensions: int, inputs: int, outputs: int, kernel: int = 3) -> nn.Module:
