@@ -57,7 +57,7 @@ def student(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
     spec, full = config.load(["modality=video", "preset=cpu", *words])
     data = spec.build_data(full)
     data.setup()
-    autoencoder = spec.build_autoencoder(full, data.shape)
+    autoencoder = spec.build_autoencoder(full, data.shape, data.statistics)
     batch = next(iter(data.train_dataloader()))
     latents = run(autoencoder, "encode", batch.x)
     shape = tuple(latents.shape[1:])

@@ -132,7 +132,7 @@ def load(
     decoder = spec.build_decoder(config, described["statistics"])
     weights, of_autoencoder = split(weights)
     if latents := described["statistics"].get("latents"):
-        autoencoder = build_autoencoder(spec, config, latents, of_autoencoder, path)
+        autoencoder = build_autoencoder(spec, config, described["statistics"], of_autoencoder, path)
         decoder = LatentDecoder(autoencoder, decoder, latents)
     load_weights(backbone, weights, path)
     return Checkpoint(
@@ -153,7 +153,7 @@ def load(
 def build_autoencoder(
     spec: modalities.ModalitySpec,
     config: DictConfig,
-    latents: dict[str, Any],
+    statistics: dict[str, Any],
     weights: dict[str, Tensor],
     source: Path,
 ) -> nn.Module:
@@ -161,10 +161,11 @@ def build_autoencoder(
 
     Raises UserError when it is not the one that the checkpoint's samples are latents of.
     """
-    autoencoder = spec.build_autoencoder(config, tuple(latents["of"]))
+    latents = statistics["latents"]
+    autoencoder = spec.build_autoencoder(config, tuple(latents["of"]), statistics)
     if weights:
         load_weights(autoencoder, weights, source)
-    elif fingerprint(autoencoder) != latents["autoencoder"]:
+    elif autoencoder is None or fingerprint(autoencoder) != latents["autoencoder"]:
         raise UserError(f"{source} holds latents of another autoencoder than the one configured")
     return autoencoder
 

@@ -17,6 +17,7 @@ from scm_core import config
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Schema
 from scm_core.data import Samples, channelwise, loader
+from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder
 
 BATCH = 32  # samples that an autoencoder is given at a time
@@ -123,6 +124,7 @@ def run(autoencoder: nn.Module, method: str, x: Tensor) -> Tensor:
 def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
     """Both splits' latents and conditions, and mean and std of the training latents a channel."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_sizes(autoencoder, data.train_set.__getitems__([0]).x.to(device))
     tensors: dict[str, Tensor] = {}
     for split, samples in (("train", data.train_set), ("test", data.test_set)):
         parts = torch.arange(len(samples)).split(BATCH)
@@ -141,6 +143,17 @@ def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
         "std": [max(channel.std().item(), 1e-6) for channel in channels],
     }
     return tensors, facts
+
+
+def check_sizes(autoencoder: nn.Module, x: Tensor) -> None:
+    """UserError where samples of this size do not come back as large as they were."""
+    back = run(autoencoder, "decode", run(autoencoder, "encode", x))
+    if back.shape != x.shape:
+        given, found = (" x ".join(map(str, one.shape[1:])) for one in (x, back))
+        raise UserError(
+            f"the autoencoder makes {found} of samples of {given}: change their size, or how many "
+            "frames they have"
+        )
 
 
 def fingerprint(network: nn.Module) -> str:

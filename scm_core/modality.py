@@ -88,10 +88,11 @@ class ModalitySpec:
     samples of an evaluation's preset, and `bars` says what two steps ought to reach, by the name of
     a ratio in `scm_core.evaluation.ratios`.
 
-    With `build_autoencoder` samples are latents: given the configuration and the shape of the data
-    module's samples, it returns a module whose `encode` maps those to (B, C, *grid) and whose
-    `decode` maps them back. It is trained by the stage `decoder`, unless its attribute `pretrained`
-    is true. See `scm_core.latents` for what such a data module states.
+    With `build_autoencoder` samples are latents: given the configuration, the shape of the data
+    module's samples and its statistics, it returns a module whose `encode` maps those samples to
+    (B, C, *grid) and whose `decode` maps them back, or None where this configuration has none. It
+    is trained by the stage `decoder`, unless its attribute `pretrained` is true. See
+    `scm_core.latents` for what such a data module states.
     """
 
     name: str
@@ -103,7 +104,7 @@ class ModalitySpec:
     build_decoder: Callable[[Any, dict[str, Any]], Decoder]
     build_features: Callable[[Any], Features]
     build_judge: Callable[[Any, DataModule], Judge]
-    build_autoencoder: Callable[[Any, tuple[int, ...]], nn.Module] | None = None
+    build_autoencoder: Callable[[Any, tuple[int, ...], dict], nn.Module | None] | None = None
     checkpoints: Path | None = None
     evaluation_samples: Mapping[str, int] = field(default_factory=dict)
     bars: Mapping[str, float] = field(default_factory=dict)

@@ -53,10 +53,6 @@ PREVIEW_SAMPLES = 40
 def main(arguments: list[str]) -> None:
     """Run the stages that the configuration asks for, in the run directory `out`."""
     spec, settings = config.load(arguments)
-    known = STAGES if spec.build_autoencoder else STAGES[1:]
-    stages = [settings.stage] if settings.stage else list(known)
-    if unknown := set(stages) - set(known):
-        raise UserError(f"stage={unknown.pop()} is none of {', '.join(known)}")
     if settings.student.method not in ("distill", "train"):
         raise UserError(f"student.method={settings.student.method} is neither distill nor train")
     student = settings.student
@@ -70,7 +66,7 @@ def main(arguments: list[str]) -> None:
     if not student.consistency and not student.score.weight:
         raise UserError("student.consistency=0 leaves no loss: give student.score.weight too")
     run = Run(spec, settings)
-    for stage in stages:
+    for stage in run.stages:
         run.train(stage)
 
 
@@ -84,7 +80,12 @@ class Run:
         self.data: DataModule = spec.build_data(settings)
         self.data.setup()
         self.decoder: Decoder = spec.build_decoder(settings, self.data.statistics)
-        self.trained_autoencoder: nn.Module | None = None
+        self.autoencoder: nn.Module | None = None
+        if spec.build_autoencoder:
+            of_data = tuple(self.data.shape), self.data.statistics
+            self.autoencoder = spec.build_autoencoder(settings, *of_data)
+        self.pretrained = getattr(self.autoencoder, "pretrained", False)
+        self.stages = self._stages()
         self._claim_folder()
 
     def train(self, name: str) -> None:
@@ -95,10 +96,7 @@ class Run:
         if exported.exists() and checkpoint.read(exported)[0]["step"] >= steps:
             cli.console.print(f"{name}: done, {exported}")
             return
-        if self.spec.build_autoencoder and name == "decoder":
-            if getattr(self._autoencoder(), "pretrained", False):
-                return
-        elif self.spec.build_autoencoder and not isinstance(self.data, Latents):
+        if self.autoencoder and name != "decoder" and not isinstance(self.data, Latents):
             self._use_latents()
         stage = self._build(name)
         last = self.folder / name / "last.ckpt"
@@ -126,32 +124,35 @@ class Run:
                 shape=self.data.shape,
                 condition=self.data.condition,
                 statistics=self.data.statistics,
-                autoencoder=self.trained_autoencoder,
+                autoencoder=None if self.pretrained or name == "decoder" else self.autoencoder,
             )
             cli.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
 
-    def _autoencoder(self) -> nn.Module:
-        return self.spec.build_autoencoder(self.settings, tuple(self.data.shape))
+    def _stages(self) -> list[str]:
+        """Those that were asked for: the one named, or all that there are."""
+        known = STAGES if self.autoencoder and not self.pretrained else STAGES[1:]
+        named = self.settings.stage
+        if named and named not in known:
+            raise UserError(f"stage={named} is none of {', '.join(known)}")
+        return [named] if named else list(known)
 
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
-        autoencoder = self._autoencoder()
-        if not getattr(autoencoder, "pretrained", False):
+        if not self.pretrained:
             weights = self.folder / "decoder.safetensors"
             if not weights.exists():
                 raise UserError(f"no decoder at {weights}: train it first, by stage=decoder")
-            checkpoint.load_weights(autoencoder, checkpoint.read(weights)[1], weights)
-            self.trained_autoencoder = autoencoder
-        self.data = Latents(self.data, autoencoder)
+            checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
+        self.data = Latents(self.data, self.autoencoder)
         latents = self.data.statistics["latents"]
-        self.decoder = LatentDecoder(autoencoder, self.decoder, latents)
+        self.decoder = LatentDecoder(self.autoencoder, self.decoder, latents)
         self._claim("latents.json", json.dumps(latents), "on the latents of another decoder")
 
     def _build(self, name: str) -> Stage:
         shape, schema = tuple(self.data.shape), self.data.condition
         if name == "decoder":
-            return Autoencoding(self._autoencoder(), self.settings.decoder)
+            return Autoencoding(self.autoencoder, self.settings.decoder)
         backbone = self.spec.build_backbone(self.settings, shape, schema)
         if name == "teacher":
             return Teacher(backbone, schema, self.settings.teacher)

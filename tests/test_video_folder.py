@@ -153,3 +153,28 @@ def test_frames_come_in_the_order_of_time(tmp_path):
     path = write_video(ramp(25), tmp_path / "clip.mp4", 25)
     assert levels(read_frames(path, 25, 32)) == list(range(25))
     assert math.isclose(np.mean(levels(read_frames(path, 25, 32))), 12)
+
+
+def test_ucf101_has_its_own_lists(tmp_path):
+    """Laid out as torchvision wants it: the first fold's lists say what is held out."""
+    for name, lists in (("Archery", "train"), ("Archery", "test"), ("Bowling", "train")):
+        group = {"train": "g08", "test": "g01"}[lists]
+        path = tmp_path / "UCF-101" / name / f"v_{name}_{group}_c01"
+        write_video(ramp(8), path.with_suffix(".mp4"), 25).rename(path.with_suffix(".avi"))
+        listed = tmp_path / "ucfTrainTestlist" / f"{lists}list01.txt"
+        listed.parent.mkdir(exist_ok=True)
+        with listed.open("a") as file:
+            file.write(f"{name}/{path.name}.avi" + (" 1\n" if lists == "train" else "\n"))
+    config = settings(tmp_path, fps=25)
+    config.name, config.batch_size = "ucf101", 2
+    data = VideoDataModule(config)
+    data.setup()
+    assert data.condition["label"].names == ("Archery", "Bowling")
+    assert (len(data.train_set), len(data.test_set)) == (4, 2)
+    assert data.test_set.split.label.tolist() == [0, 0]
+    (tmp_path / "UCF-101" / "Bowling" / "v_Bowling_g08_c01.avi").unlink()
+    with pytest.raises(UserError, match="v_Bowling_g08_c01.avi, which is not there"):
+        VideoDataModule(config).setup()
+    config.root = str(tmp_path / "UCF-101")
+    with pytest.raises(UserError, match="no list of UCF101"):
+        VideoDataModule(config).setup()

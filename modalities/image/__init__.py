@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modalities import pretrained
 from modalities.image.data import ImageData, ImageDataModule
 from modalities.image.decoder import ImageDecoder
+from modalities.pretrained import PretrainedConfig
 from scm_core import backbones
 from scm_core.config import Config
 from scm_core.modality import ModalitySpec
@@ -17,7 +19,13 @@ class ImageConfig(Config):
     """The image modality's configuration."""
 
     data: ImageData = field(default_factory=ImageData)
+    decoder: PretrainedConfig = field(default_factory=PretrainedConfig)
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
+
+
+def _autoencoder(config, shape, statistics):
+    name = config.decoder.pretrained
+    return pretrained.load(name, shape, statistics) if name else None
 
 
 def _features(config):
@@ -39,6 +47,7 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "image",
     checkpoints=ROOT / "checkpoints" / "image",
     build_data=lambda config: ImageDataModule(config.data),
+    build_autoencoder=_autoencoder,
     build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
     build_decoder=lambda config, statistics: ImageDecoder(statistics),
     build_features=_features,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,16 @@ class ImageDataModule(lightning.LightningDataModule):
         if split == "train":
             return iter(self._loader(Shown(self.train_set.split), shuffle=True, drop_last=True))
         return iter(self._loader(Shown(self.test_set.split)))
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that batches of either split depend on, the pixels included."""
+        digest = hashlib.sha256(str([self.statistics, self.config.flip]).encode())
+        for split in (self.train_set.split, self.test_set.split):
+            digest.update(split.labels.numpy().tobytes())
+            for chosen in torch.arange(len(split)).split(1024):
+                digest.update(split.media(chosen).numpy().tobytes())
+        return digest.hexdigest()
 
     def _read(self) -> tuple[Split, Split, tuple[str, ...]]:
         c = self.config

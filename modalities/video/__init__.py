@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modalities import pretrained
 from modalities.video import autoencoder
 from modalities.video.autoencoder import DecoderConfig
 from modalities.video.data import VideoData, VideoDataModule
@@ -21,6 +22,12 @@ class VideoConfig(Config):
     data: VideoData = field(default_factory=VideoData)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
+
+
+def _autoencoder(config, shape, statistics):
+    if config.decoder.pretrained:
+        return pretrained.load(config.decoder.pretrained, shape, statistics)
+    return autoencoder.build(config.decoder, shape)
 
 
 def _features(config):
@@ -42,7 +49,7 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "video",
     checkpoints=ROOT / "checkpoints" / "video",
     build_data=lambda config: VideoDataModule(config.data),
-    build_autoencoder=lambda config, shape: autoencoder.build(config.decoder, shape),
+    build_autoencoder=_autoencoder,
     build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
     build_decoder=lambda config, statistics: ClipDecoder(statistics),
     build_features=_features,

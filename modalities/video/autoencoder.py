@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modalities.pretrained import PretrainedConfig
 from scm_core.config import AutoencoderConfig
 from scm_core.errors import UserError
 from scm_core.layers.patch import fold, unfold
@@ -16,9 +17,9 @@ STRIDE = (4, 4, 4)
 
 
 @dataclass
-class DecoderConfig(AutoencoderConfig):
-    """The autoencoder: ``latents`` channels, ``width`` of its layers, ``blocks`` at each of its two
-    resolutions; and the stage that trains it."""
+class DecoderConfig(AutoencoderConfig, PretrainedConfig):
+    """The autoencoder, if it is no pretrained one: ``latents`` channels, ``width`` of its layers,
+    ``blocks`` at each of its two resolutions; and the stage that trains it."""
 
     latents: int = 16
     width: int = 64

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from modalities.pixels import Shown, Standardised
 from modalities.video.folder import read_folder
 from modalities.video.sprites import read_sprites
+from modalities.video.ucf101 import read_ucf101
 from scm_core.conditioning import Condition, Schema
 from scm_core.data import loader
 from scm_core.errors import UserError
 
-READERS = {"sprites": read_sprites, "folder": read_folder}
+READERS = {"sprites": read_sprites, "folder": read_folder, "ucf101": read_ucf101}
 GRID = 3  # dimensions of a clip
 MEASURED = 1000  # clips by which mean and standard deviation are measured
 
@@ -27,10 +28,10 @@ MEASURED = 1000  # clips by which mean and standard deviation are measured
 class VideoData:
     """Which clips to train on, and how they are fed.
 
-    ``name`` is ``sprites`` or ``folder``; ``root`` the folder of Fashion-MNIST or of video files. A
-    clip is ``frames`` frames of ``size`` x ``size`` pixels, shown at ``fps`` a second. Of sprites
-    ``clips`` are composed for training, by ``seed``; a file's clips start every ``stride`` frames
-    (default: one begins where the last one ends).
+    ``name`` is ``sprites``, ``folder`` or ``ucf101``; ``root`` the folder of Fashion-MNIST, of
+    video files, or of UCF101. A clip is ``frames`` frames of ``size`` x ``size`` pixels, shown at
+    ``fps`` a second. Of sprites ``clips`` are composed for training, by ``seed``; a file's clips
+    start every ``stride`` frames (default: one begins where the last one ends).
     """
 
     name: str = "sprites"

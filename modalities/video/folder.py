@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Label
 from scm_core.errors import UserError
-from scm_core.folders import Skipped, classified, identity, in_threads, report
+from scm_core.folders import Classes, Skipped, classified, identity, in_threads, report
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +46,30 @@ class Files:
         return {"label": self.label[chosen]}
 
 
-def read_folder(config: Any, cache: Path = CACHE / "videos") -> tuple[Files, Files, dict[str, Any]]:
-    """Training clips, held-out clips, and all that they depend on.
+Splits = tuple[Files, Files, dict[str, Any]]
+
+
+def read_folder(config: Any, cache: Path = CACHE / "videos") -> Splits:
+    """Training clips, held-out clips, and all that they depend on; class = subfolder.
+
+    UserError for a folder that is missing, empty, or mixed; see ``read_files`` for the rest.
+    """
+    if not config.root:
+        raise UserError("data.name=folder needs the folder of videos: data.root=.")
+    folder = Path(config.root).expanduser()
+    return read_files(folder, *classified(folder, SUFFIXES, "video"), config, cache)
+
+
+def read_files(
+    folder: Path, classes: Classes, held: set[Path], config: Any, cache: Path = CACHE / "videos"
+) -> Splits:
+    """Clips of the files of each class, training and held-out, and all that they depend on.
 
     A file is resampled to ``config.fps``, its centre square resized to ``config.size``, and cut
     into clips of ``config.frames`` that start every ``config.stride`` frames. Held out are whole
     files. Those that are broken or too short are named in a warning and skipped; UserError when
     more than 1 % are broken, or none is left.
     """
-    if not config.root:
-        raise UserError("data.name=folder needs the folder of videos: data.root=.")
-    folder = Path(config.root).expanduser()
-    classes, held = classified(folder, SUFFIXES, "video")
     paths = [path for files in classes.values() for path in files]
     settings = {key: getattr(config, key) for key in ("fps", "size", "frames", "stride")}
     whole = {"version": VERSION, **settings, **identity(folder, paths)}

@@ -77,16 +77,20 @@ def prepare(spec: ModalitySpec, config: DictConfig) -> Subject:
     data = spec.build_data(config)
     data.setup()
     batch, held_out = first(data.train_dataloader()), first(data.val_dataloader())
-    seen = latents(spec, config, batch) if spec.build_autoencoder else batch
+    seen = latents(spec, config, data, batch)
     network = spec.build_backbone(config, tuple(seen.x.shape[1:]), data.condition)
     decoder = spec.build_decoder(config, data.statistics)
     return Subject(spec, config, data, decoder, awakened(network).eval(), batch, held_out, seen)
 
 
-def latents(spec: ModalitySpec, config: DictConfig, batch: Batch) -> Batch:
-    """A batch as standardised latents of the plugin's autoencoder, which may be untrained."""
-    autoencoder = spec.build_autoencoder(config, tuple(batch.x.shape[1:])).eval()
-    z = run(autoencoder, "encode", batch.x)
+def latents(spec: ModalitySpec, config: DictConfig, data: DataModule, batch: Batch) -> Batch:
+    """A batch as standardised latents of the plugin's autoencoder, untrained or not, if any."""
+    if spec.build_autoencoder is None:
+        return batch
+    autoencoder = spec.build_autoencoder(config, tuple(data.shape), data.statistics)
+    if autoencoder is None:
+        return batch
+    z = run(autoencoder.eval(), "encode", batch.x)
     others = [dimension for dimension in range(z.ndim) if dimension != 1]
     mean, std = z.mean(others, keepdim=True), z.std(others, keepdim=True)
     return Batch((z - mean) / std.clamp(min=1e-6) * SIGMA_DATA, batch.condition)

@@ -1,0 +1,105 @@
+"""Autoencoders of diffusers, for pictures and clips, by hub name or from a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scm_core.data import channelwise
+from scm_core.errors import UserError
+from scm_core.modality import SIGMA_DATA
+
+NEEDS = "decoder.pretrained needs the package diffusers: pip install 'scm-core[diffusers]'"
+
+
+@dataclass
+class PretrainedConfig:
+    """``pretrained``: an autoencoder's name on the hub, as OWNER/NAME or OWNER/NAME/SUBFOLDER, or
+    its folder. Samples are then its latents; without one they are the pixels."""
+
+    pretrained: str | None = None
+
+
+class Pretrained(nn.Module):
+    """A diffusers autoencoder between samples (B, C, *grid) of std sigma_data and its latents.
+
+    One for pictures codes a clip's frames one by one. Grey pictures are shown to it in colour.
+    """
+
+    pretrained = True
+
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, ...], statistics: dict[str, Any]
+    ) -> None:
+        """For samples of ``shape`` (C, *grid), whose pixels have these mean and std."""
+        super().__init__()
+        self.network = network
+        self.mean, self.std = channelwise(statistics, len(shape) - 1)
+        self.grey = shape[0] == 1
+        self.by_frame = len(shape) == 4 and all(p.ndim < 5 for p in network.parameters())
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Samples to latents (B, latent channels, *coarser grid): their distribution's mode."""
+        pixels = x / SIGMA_DATA * self.std.to(x.device) + self.mean.to(x.device)
+        pixels = pixels.repeat_interleave(3, 1) if self.grey else pixels
+        try:
+            z = self.network.encode(self._frames(pixels), return_dict=False)[0]
+        except (RuntimeError, ValueError) as error:
+            sizes = " x ".join(map(str, x.shape[1:]))
+            raise UserError(f"the pretrained autoencoder cannot take {sizes}: {error}") from error
+        return self._clips(z if isinstance(z, Tensor) else z.mode(), len(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents to samples."""
+        more = {}
+        if self.network.config.get("timestep_conditioning"):  # a denoiser; there is nothing to do
+            more["temb"] = torch.zeros(len(z), device=z.device)
+        pixels = self.network.decode(self._frames(z), return_dict=False, **more)[0]
+        pixels = self._clips(pixels, len(z))
+        pixels = pixels.mean(1, keepdim=True) if self.grey else pixels
+        return (pixels - self.mean.to(z.device)) / self.std.to(z.device) * SIGMA_DATA
+
+    def _frames(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(0, 1) if self.by_frame else x
+
+    def _clips(self, x: Tensor, clips: int) -> Tensor:
+        return x.unflatten(0, (clips, -1)).transpose(1, 2) if self.by_frame else x
+
+
+def load(name: str, shape: tuple[int, ...], statistics: dict[str, Any]) -> Pretrained:
+    """The autoencoder of that name or in that folder, for samples of ``shape``; no pickle is read.
+
+    Raises UserError when there is none, it cannot be read, or it takes other channels.
+    """
+    try:
+        from diffusers import AutoModel
+    except ImportError:
+        raise UserError(NEEDS) from None
+    folder = Path(name).expanduser()
+    place, subfolder = (str(folder), None) if folder.exists() else _on_the_hub(name)
+    try:
+        network = AutoModel.from_pretrained(
+            place, subfolder=subfolder, use_safetensors=True, low_cpu_mem_usage=False
+        )
+    except Exception as error:  # diffusers and its hub raise all kinds
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"decoder.pretrained={name} cannot be read: {reason}") from error
+    if not (hasattr(network, "encode") and hasattr(network, "decode")):
+        kind = type(network).__name__
+        raise UserError(f"decoder.pretrained={name} is a {kind}, which is no autoencoder")
+    if shape[0] not in (1, network.config.in_channels):
+        raise UserError(
+            f"decoder.pretrained={name} takes {network.config.in_channels} channels, "
+            f"samples have {shape[0]}"
+        )
+    return Pretrained(network, shape, statistics)
+
+
+def _on_the_hub(name: str) -> tuple[str, str | None]:
+    owner, _, rest = name.partition("/")
+    repository, _, subfolder = rest.partition("/")
+    return f"{owner}/{repository}".rstrip("/"), subfolder or None

@@ -1,0 +1,41 @@
+"""UCF101 as torchvision lays it out: UCF-101/CLASS/*.avi, and which of them are for testing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modalities.video.folder import Splits, read_files
+from scm_core.errors import UserError
+from scm_core.folders import Classes
+
+FILES, LISTS = "UCF-101", "ucfTrainTestlist"
+FOLD = "01"  # the first of its three splits, which most papers report
+
+
+def read_ucf101(config: Any) -> Splits:
+    """Clips of the first training list, of the first test list, and all that they depend on.
+
+    Raises UserError when ``config.root`` lacks the videos, the lists, or a file of theirs.
+    """
+    if not config.root:
+        raise UserError(f"data.name=ucf101 needs the folder of {FILES} and {LISTS}: data.root=.")
+    root = Path(config.root).expanduser()
+    train, test = (_listed(root, part) for part in ("train", "test"))
+    classes: Classes = {}
+    for path in sorted({*train, *test}):
+        classes.setdefault(path.parent.name, []).append(path)
+    return read_files(root / FILES, classes, set(test), config)
+
+
+def _listed(root: Path, part: str) -> list[Path]:
+    """The files of ``trainlist01.txt`` (lines ``CLASS/FILE.avi NUMBER``) or ``testlist01.txt``."""
+    path = root / LISTS / f"{part}list{FOLD}.txt"
+    try:
+        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"no list of UCF101 at {path}: {error.strerror}") from error
+    files = [root / FILES / name for name in names]
+    if missing := [file for file in files if not file.is_file()]:
+        raise UserError(f"{path} lists {missing[0]}, which is not there.")
+    return files
