@@ -46,11 +46,13 @@ class TeacherConfig:
 
 @dataclass
 class MidtrainingConfig:
-    """The student's first `steps`, which regress the ends of the teacher's trajectories of
-    `solver_steps` steps, from `points` of each, with a learning rate of their own."""
+    """The student's first `steps`, which regress the ends of the teacher's trajectories, from
+    `points` of each, with a learning rate of their own. They are drawn by `solver` (`dpm` or
+    `ddim`) in `solver_steps` steps."""
 
     steps: int = 0
     lr: float = 1e-3
+    solver: str = "dpm"
     solver_steps: int = 12
     points: int = 4
 

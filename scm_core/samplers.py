@@ -87,7 +87,6 @@ def consistency(
     return x0
 
 
-@torch.no_grad()
 def ddim(
     model: Model,
     noise: Tensor,
@@ -96,13 +95,26 @@ def ddim(
     condition: Condition | None = None,
 ) -> Tensor:
     """The first-order sampler, x at `times[-1]`. NFE: `len(times) - 1`."""
+    return ddim_path(model, noise, times, sigma_data, condition)[-1]
+
+
+@torch.no_grad()
+def ddim_path(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> list[Tensor]:
+    """What `ddim` passes through: x at each of `times`, the noise first."""
     flow = TrigFlow(sigma_data)
     times = torch.as_tensor(times, dtype=torch.float64)
-    x = noise
+    path = [noise]
     for t, s in zip(times[:-1], times[1:], strict=True):
+        x = path[-1]
         F = _evaluate(model, x, t, sigma_data, condition)
-        x = flow.step(x, F, t.to(x), s.to(x))
-    return x
+        path.append(flow.step(x, F, t.to(x), s.to(x)))
+    return path
 
 
 @torch.no_grad()
@@ -177,6 +189,10 @@ def dpm_solver_path(
         previous, previous_h = denoised, h
         path.append(x)
     return path
+
+
+# The solvers whose trajectories a student can learn the ends of, by the sampler's name.
+PATHS = {"ddim": ddim_path, "dpm": dpm_solver_path}
 
 
 class CountedModel:

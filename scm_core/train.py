@@ -34,6 +34,7 @@ from scm_core.errors import UserError
 from scm_core.files import write_text
 from scm_core.latents import LatentDecoder, Latents, run
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
+from scm_core.samplers import PATHS
 from scm_core.stages import Autoencoding, Student, Teacher
 from scm_core.stages.callbacks import (
     Averaging,
@@ -63,6 +64,11 @@ def main(arguments: list[str]) -> None:
         )
     if student.midtraining.points < 1:
         raise UserError("student.midtraining.points must be at least 1")
+    if student.midtraining.solver not in PATHS:
+        known = ", ".join(PATHS)
+        raise UserError(
+            f"student.midtraining.solver={student.midtraining.solver} is none of {known}"
+        )
     if not student.consistency and not student.score.weight:
         raise UserError("student.consistency=0 leaves no loss: give student.score.weight too")
     run = Run(spec, settings)

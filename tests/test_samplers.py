@@ -123,9 +123,10 @@ def test_steps_must_be_positive():
         samplers.consistency_times(0, SD)
 
 
-def test_the_path_of_dpm_solver_follows_the_exact_flow():
-    times = samplers.ode_times(200, SD)
-    path = samplers.dpm_solver_path(EXACT.teacher, NOISE, times, SD)
+@pytest.mark.parametrize(("name", "steps", "off"), [("dpm", 200, 2e-3), ("ddim", 2000, 5e-3)])
+def test_the_path_of_a_solver_follows_the_exact_flow(name, steps, off):
+    times = samplers.ode_times(steps, SD)
+    path = samplers.PATHS[name](EXACT.teacher, NOISE, times, SD)
     assert len(path) == len(times) and path[0] is NOISE
     for x, t in zip(path, times, strict=True):
-        torch.testing.assert_close(x, EXACT.flow_map(NOISE, times[0], t), rtol=0, atol=2e-3)
+        torch.testing.assert_close(x, EXACT.flow_map(NOISE, times[0], t), rtol=0, atol=off)

@@ -184,6 +184,7 @@ def test_teacher_samples_by_any_sampler(run, trained, tmp_path):
         (["modality=image", "data.name=folder", "data.root=/no/such/folder"], "not a folder"),
         (["modality=image", "stage=studnet"], "studnet"),
         (["modality=image", "max_time=soon", "preset=smoke"], "max_time=soon"),
+        (["modality=image", "student.midtraining.solver=heun"], "heun is none of ddim, dpm"),
     ],
 )
 def test_train_says_what_is_wrong(run, words, sentence, tmp_path, fashion_root):

@@ -25,7 +25,7 @@ from scm_core.losses.score import score_loss
 from scm_core.losses.weighting import per_sample
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.proposal import LogNormalProposal
-from scm_core.samplers import consistency, consistency_times, dpm_solver_path, ode_times
+from scm_core.samplers import PATHS, consistency, consistency_times, ode_times
 from scm_core.stages.stage import NoisedStage, cosine
 
 
@@ -143,7 +143,8 @@ class Student(NoisedStage):
         u = torch.empty(()).uniform_(0.25, 1).item()
         times = jittered_times(ode_times(steps, SIGMA_DATA), u)
         noise = SIGMA_DATA * torch.randn_like(batch.x[:n])
-        path = dpm_solver_path(self.guided, noise, times, SIGMA_DATA, condition)
+        solve = PATHS[self.config.midtraining.solver]
+        path = solve(self.guided, noise, times, SIGMA_DATA, condition)
         x_t = torch.cat([path[i] for i in chosen])
         x0 = repeat(path[-1], len(chosen))
         t = times[chosen].to(x_t).repeat_interleave(n)
