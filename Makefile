@@ -8,6 +8,7 @@ EXTRAS := image,audio,diffusers,test,docs
 ALONE := tinysoundfont 'openwakeword==0.5.1' torchcrepe
 RUN := runs/demo
 SOUND := runs/demo-audio
+CLIPS := runs/demo-video
 DOWNLOAD := apt-get -o APT::Sandbox::User=root download dataset-fashion-mnist
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
@@ -19,10 +20,13 @@ demo: .venv/installed data
 	$(BIN)/python -m scm_core.evaluate checkpoint=$(RUN)/student.safetensors preset=demo
 	$(BIN)/python -m scm_core.train modality=audio preset=demo out=$(SOUND)
 	$(BIN)/python -m scm_core.sample checkpoint=$(SOUND)/student.safetensors family=piano pitch=[48,55,60,64] steps=2 n=4 out=$(SOUND)/samples
+	$(BIN)/python -m scm_core.train modality=video preset=demo out=$(CLIPS)
+	$(BIN)/python -m scm_core.sample checkpoint=$(CLIPS)/student.safetensors steps=2 n=8 out=$(CLIPS)/samples
 	@echo "Open $(RUN)/samples/overview.png   64 images, each drawn in two steps"
 	@echo "     $(RUN)/quality_time.png       quality against time, teacher and student"
 	@echo "     $(RUN)/metrics.json           every figure behind it"
 	@echo "     $(SOUND)/samples/00000.wav    the first of four notes of a piano, in two steps"
+	@echo "     $(CLIPS)/samples/overview.png  eight clips, a row each; 00000.mp4 to 00007.mp4 beside it"
 
 test: lint
 	$(BIN)/python -m pytest -q

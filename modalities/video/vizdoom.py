@@ -72,18 +72,24 @@ def main(arguments: list[str]) -> None:
 
 
 def record(game: Any, action: str, frames: int, size: int, seed: int) -> Tensor:
-    """One clip uint8 (3, frames, size, size) of an episode of its own, with ``action`` held."""
+    """One clip uint8 (3, frames, size, size) of an episode of its own, with ``action`` held.
+
+    An episode that ends early, for the way home was found, is played again in another way.
+    """
     play = random.Random(seed)
     game.set_seed(seed)
-    game.new_episode()
-    for _ in range(play.randint(*WARM_UP)):
-        game.make_action(_buttons(play.choice(("forward", "forward", "turn-left", "turn-right"))))
-    pictures = []
-    for _ in range(frames):
-        screen = torch.from_numpy(game.get_state().screen_buffer.copy())
-        square = functional.center_crop(screen, [min(screen.shape[-2:])] * 2)
-        pictures.append(functional.resize(square, [size, size], antialias=True))
-        game.make_action(_buttons(action), TICS)
+    pictures: list[Tensor] = []
+    while len(pictures) < frames:
+        pictures.clear()
+        game.new_episode()
+        for _ in range(play.randint(*WARM_UP)):
+            steps = ("forward", "forward", "turn-left", "turn-right")
+            game.make_action(_buttons(play.choice(steps)))
+        while len(pictures) < frames and not game.is_episode_finished():
+            screen = torch.from_numpy(game.get_state().screen_buffer.copy())
+            square = functional.center_crop(screen, [min(screen.shape[-2:])] * 2)
+            pictures.append(functional.resize(square, [size, size], antialias=True))
+            game.make_action(_buttons(action), TICS)
     return torch.stack(pictures, 1)
 
 
