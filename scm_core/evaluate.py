@@ -6,6 +6,7 @@ Keys (key=value):
   preset=NAME        smoke, demo, cpu or gpu: how many samples and rows; default: by the device
   n=5000             samples of every row; batch_size=128 at a time, in every row
   seed=0             the same seed draws the same samples
+  features=MODULE:CLASS   another feature extractor than the plugin's, such as one of your own
   out=FOLDER         for metrics.json and quality_time.png; default: where the student lies
   data.root= ... decoder.vocoder= ...   the plugin's own keys, where they differ from the training's
 An interrupted evaluation goes on, row by row, when the same command is given again.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import importlib
 import json
 import platform
 from collections.abc import Iterator
@@ -33,6 +35,7 @@ from scm_core.checkpoint import Checkpoint
 from scm_core.errors import UserError
 from scm_core.evaluation import Advance, Bench, Plan, Row
 from scm_core.files import write_text
+from scm_core.modality import Features, ModalitySpec
 from scm_core.sample import open_checkpoint
 
 REAL, DECODED = "real test set", "real test set, decoded"
@@ -49,6 +52,7 @@ class EvaluateConfig:
     n: int | None = None
     batch_size: int = 128
     seed: int = 0
+    features: str | None = None
     out: str | None = None
 
 
@@ -68,7 +72,7 @@ def main(arguments: list[str]) -> None:
     if tuple(data.shape) != student.data_shape:
         raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.data_shape}")
     bench = Bench(
-        features=student.spec.build_features(full_config),
+        features=_features(settings.features, student.spec, full_config),
         judge=student.spec.build_judge(full_config, data),
         n=settings.n or student.spec.evaluation_samples.get(preset, plan.n),
         seed=settings.seed,
@@ -157,6 +161,20 @@ def _preset(settings: DictConfig) -> str:
     if settings.batch_size < 1:
         raise UserError(f"batch_size={settings.batch_size} must be at least 1")
     return preset
+
+
+def _features(name: str | None, spec: ModalitySpec, full_config: DictConfig) -> Features:
+    """The plugin's feature extractor, or an object of the class at `package.module:CLASS`."""
+    if not name:
+        return spec.build_features(full_config)
+    module, _, kind = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), kind)()
+    except UserError:
+        raise
+    except Exception as error:  # somebody's module may fail in any way
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"features={name} cannot be used: {reason}") from error
 
 
 def _models(settings: DictConfig, decoder: Any) -> tuple[Checkpoint, Checkpoint]:

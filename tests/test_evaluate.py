@@ -263,11 +263,27 @@ def test_another_seed_does_not_take_up_the_rows_of_the_last(student, monkeypatch
         (["data.size=9"], r"\(1, 9\)"),
         (["teacher=nowhere.safetensors"], "no checkpoint at nowhere"),
         (["modality=image"], "not of image"),
+        (["features=no_such_module:Kind"], "features=no_such_module:Kind cannot be used"),
+        (["features=test_evaluate:NoKind"], "NoKind"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_sentence(student, words, sentence):
     with pytest.raises(UserError, match=sentence):
         run(student, *words)
+
+
+class Absolute:
+    """Features of somebody's own."""
+
+    name = "absolute"
+
+    def __call__(self, media):
+        return media.abs().flatten(1).float()
+
+
+def test_features_of_ones_own_take_the_place_of_the_plugins(student):
+    real = run(student, "features=test_evaluate:Absolute")["rows"][0]
+    assert real["fd_absolute"] < 0.1 and "fd_toy" not in real
 
 
 def test_student_and_teacher_are_not_mistaken_for_each_other(student, tmp_path):
