@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from scm_core.conditioning import Condition, Schema
 from scm_core.modality import Batch, Decoder
@@ -16,19 +17,49 @@ from scm_core.modality import Batch, Decoder
 SPLITS = ("train", "test")
 
 
-def loader(dataset: Dataset, batch_size: int, workers: int = 0, **options: bool) -> DataLoader:
+class Shuffled(DistributedSampler):
+    """A new order in each epoch by `seed` and the epoch alone, split among processes.
+
+    The next pass is through `epoch` without the `skip` samples that a resumed run has seen of it.
+    """
+
+    def __init__(self, dataset: Dataset, drop_last: bool) -> None:
+        together = distributed.is_available() and distributed.is_initialized()
+        world, rank = (distributed.get_world_size(), distributed.get_rank()) if together else (1, 0)
+        super().__init__(dataset, num_replicas=world, rank=rank, drop_last=drop_last)
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[int]:
+        order = islice(super().__iter__(), self.skip, None)
+        self.epoch, self.skip = self.epoch + 1, 0
+        return order
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning's count of epochs, which is not needed: a training sets `epoch` and `skip`."""
+
+
+def loader(
+    dataset: Dataset,
+    batch_size: int,
+    workers: int = 0,
+    *,
+    shuffle: bool = False,
+    drop_last: bool = False,
+) -> DataLoader:
     """A loader of a data set whose ``__getitems__`` gives a whole batch at once.
 
-    ``options`` are the DataLoader's own, such as shuffle and drop_last.
+    Where it shuffles, a run that was interrupted goes on in the middle of an epoch (`Shuffled`).
     """
     return DataLoader(
         dataset,
         batch_size=batch_size,
+        sampler=Shuffled(dataset, drop_last) if shuffle else None,
+        drop_last=drop_last,
+        generator=torch.Generator(),  # to begin an epoch takes no number out of a training step's
         num_workers=workers,
         collate_fn=_identity,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        **options,
     )
 
 
@@ -74,7 +105,7 @@ class InMemory(lightning.LightningDataModule):
         self.shape = tuple(self.sets["train"].x.shape[1:])
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled full batches, ordered by torch's global generator."""
+        """Shuffled full batches."""
         return loader(self.sets["train"], self.batch_size, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:

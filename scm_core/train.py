@@ -44,6 +44,7 @@ from scm_core.stages.callbacks import (
     Previews,
     ProgressBar,
     Saving,
+    Seeding,
 )
 from scm_core.stages.stage import Stage
 
@@ -106,17 +107,13 @@ class Run:
             self._use_latents()
         stage = self._build(name)
         last = self.folder / name / "last.ckpt"
-        resumed = last if last.exists() else None
         averaging = Averaging(settings.ema)
         trainer = self._trainer(name, steps, averaging, last)
-        # Other noise on every rank, and after a resume not the first stretch of it again.
-        offset = _step(last) + STAGES.index(name) + 1_000_003 * trainer.global_rank
-        seed_everything((self.settings.seed + offset) % 2**32, verbose=False)
         if self.settings.trainer.compile:
             for network in stage.networks():
                 network.compile()
         try:
-            trainer.fit(stage, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+            trainer.fit(stage, datamodule=self.data, ckpt_path=_resumable(last), weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
             raise KeyboardInterrupt from None
         trainer.save_checkpoint(last)
@@ -178,6 +175,7 @@ class Run:
         options = self.settings.trainer
         callbacks = [
             averaging,
+            Seeding(name, self.settings.seed),
             Guard(last),
             Saving(last.parent, options.checkpoint_every),
             Logging(options.log_every),
@@ -267,12 +265,13 @@ class Run:
         write_text(path, described)
 
 
-def _step(last: Path) -> int:
-    """The step a checkpoint was written at, 0 without one; UserError when it cannot be read."""
+def _resumable(last: Path) -> Path | None:
+    """The checkpoint to go on from, if there is one; UserError when it cannot be read."""
     if not last.exists():
-        return 0
+        return None
     try:
-        return torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"]
+        torch.load(last, weights_only=True, map_location="cpu", mmap=True)
+        return last
     except Exception as error:  # torch raises whatever the broken bytes make of its reader
         raise UserError(f"{last} cannot be read: delete it to start the stage over") from error
 

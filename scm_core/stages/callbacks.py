@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.progress import (
@@ -23,6 +26,7 @@ from torch import nn
 
 from scm_core import media
 from scm_core.cli import console
+from scm_core.data import Shuffled
 from scm_core.ema import PowerEMA
 from scm_core.errors import UserError
 from scm_core.modality import Decoder
@@ -31,25 +35,34 @@ from scm_core.stages.stage import BINS, Stage
 DIVERGED = 100.0  # in units of the data: a healthy error is below 2, a healthy |g| below 5
 
 
-class Averaging(Callback):
+class AtSteps(Callback):
+    """What happens after an optimiser's step and not in the middle of an accumulation."""
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        self.seen = trainer.global_step  # which a resumed run does not know any sooner
+
+    def stepped(self, trainer: Trainer) -> bool:
+        """Whether the batch that has just ended completed a step; to be asked once a batch."""
+        before, self.seen = self.seen, trainer.global_step
+        return self.seen > before
+
+
+class Averaging(AtSteps):
     """The power-function average of the backbone, in every checkpoint."""
 
     def __init__(self, sigma_rel: float) -> None:
         self.sigma_rel = sigma_rel
         self.ema: PowerEMA | None = None
         self.restored: dict[str, Any] | None = None
-        self.seen = 0
 
     def on_fit_start(self, trainer: Trainer, stage: Stage) -> None:
         self.ema = PowerEMA(stage.backbone, self.sigma_rel)
         if self.restored:
             self.ema.load_state_dict(self.restored)
-        self.seen = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        if trainer.global_step > self.seen:  # not in the middle of an accumulation
+        if self.stepped(trainer):
             self.ema.update(stage.backbone)
-            self.seen = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
         return self.ema.state_dict() if self.ema else {}
@@ -60,7 +73,7 @@ class Averaging(Callback):
             self.ema.load_state_dict(state)
 
 
-class Saving(ModelCheckpoint):
+class Saving(AtSteps, ModelCheckpoint):
     """`last.ckpt` every so many steps and when interrupted, each replacing the one before."""
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -72,6 +85,14 @@ class Saving(ModelCheckpoint):
             save_on_exception=True,
             enable_version_counter=False,
         )
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        AtSteps.on_train_start(self, trainer, stage)
+        ModelCheckpoint.on_train_start(self, trainer, stage)
+
+    def on_train_batch_end(self, trainer: Trainer, *others: Any) -> None:
+        if self.stepped(trainer):
+            super().on_train_batch_end(trainer, *others)
 
     def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:
         if not isinstance(exception, UserError):  # a diverged state must not replace a good one
@@ -87,7 +108,46 @@ class Saving(ModelCheckpoint):
             ) from error
 
 
-class Interrupt(Callback):
+class Seeding(AtSteps):
+    """All that a step draws, and its batch, depend on the seed, the step and the process alone.
+
+    So a resumed run does what an uninterrupted one does, bit for bit on one CPU: it needs no state
+    of generators, and starts within the epoch where the last checkpoint was written.
+    """
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self.seed = name, seed
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        super().on_train_start(trainer, stage)
+        self.part = 0
+        self._place(trainer)
+        self._seed(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, stage: Stage) -> None:
+        self._place(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        self.part = 0 if self.stepped(trainer) else self.part + 1
+        self._seed(trainer)
+
+    def _place(self, trainer: Trainer) -> None:
+        """The next pass through the data begins where the run is."""
+        loader, accumulate = trainer.train_dataloader, trainer.accumulate_grad_batches
+        if isinstance(loader.sampler, Shuffled):
+            epoch, steps = divmod(trainer.global_step, -(-len(loader) // accumulate))
+            loader.sampler.seed, loader.sampler.epoch = self.seed, epoch
+            loader.sampler.skip = steps * accumulate * loader.batch_size
+
+    def _seed(self, trainer: Trainer) -> None:
+        facts = (self.name, self.seed, trainer.global_step, self.part, trainer.global_rank)
+        seed = random.Random(repr(facts)).getrandbits(32)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+class Interrupt(AtSteps):
     """Ctrl-C ends the run after the step it falls into, so that its checkpoint is whole.
 
     A second Ctrl-C does not wait.
@@ -98,7 +158,7 @@ class Interrupt(Callback):
         self.before = signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        if self.asked:
+        if self.stepped(trainer) and self.asked:
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, stage: Stage) -> None:

@@ -1,0 +1,85 @@
+"""A run that is killed at any moment and resumed ends in the weights of one that never was."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+STAGES = ("teacher", "student")
+WORDS = ["modality=toy_plugin:SPEC", "preset=cpu", "max_steps=40", "trainer.checkpoint_every=3"]
+WORDS += ["student.midtraining.steps=10", "student.score.weight=1", "trainer.accelerator=cpu"]
+WORDS += ["trainer.accumulate=3", "teacher.lr_warmup=5", "student.tangent_warmup=10"]
+
+
+def start(out):
+    """The training as a process of its own; 16 batches make an epoch of 6 steps."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-m", "scm_core.train", *WORDS, f"out={out}"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **streams)
+
+
+def finish(out):
+    run = start(out)
+    _, errors = run.communicate(timeout=280)
+    assert run.returncode == 0, errors
+    return {stage: load_file(out / f"{stage}.safetensors") for stage in STAGES}
+
+
+def newest(out):
+    """When any checkpoint was last written to, whole or not."""
+    return max((path.stat().st_mtime for path in out.glob("*/*last*")), default=0)
+
+
+def kill(out, moment):
+    """Start, wait until a checkpoint is being written, kill -9 a while later; True if it lived."""
+    before, run = newest(out), start(out)
+    while run.poll() is None and newest(out) == before:
+        time.sleep(0.001)
+    time.sleep(moment)
+    alive = run.poll() is None
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    return alive
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights of the uninterrupted run."""
+    return finish(tmp_path_factory.mktemp("whole") / "run")
+
+
+def assert_same(weights, whole):
+    for stage in STAGES:
+        assert weights[stage].keys() == whole[stage].keys()
+        different = [k for k, v in weights[stage].items() if not v.equal(whole[stage][k])]
+        assert not different, (stage, different)
+
+
+def test_two_runs_of_one_seed_are_the_same(whole, tmp_path):
+    assert_same(finish(tmp_path / "run"), whole)
+
+
+def test_a_run_killed_while_it_writes_is_resumed_bit_for_bit(whole, tmp_path):
+    killed = [kill(tmp_path / "run", moment) for moment in (0.0, 0.05)]
+    assert all(killed)
+    assert_same(finish(tmp_path / "run"), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_fifty_kills_lose_no_run_and_change_no_bit(whole, tmp_path):
+    play, kills, runs = random.Random(0), 0, 0
+    while kills < 50:
+        out = tmp_path / str(runs)
+        for _ in range(play.randint(1, 4)):
+            kills += kill(out, play.choice((0.0, play.random())))
+        assert_same(finish(out), whole)
+        runs += 1
+    print(f"{kills} kills in {runs} runs")
