@@ -83,10 +83,11 @@ class ModalitySpec:
 
     `config` is a dataclass derived from `scm_core.config.Config`, `config_file` its defaults and
     `presets` a folder of NAME.yaml. `checkpoints` may hold teacher and student to sample from when
-    none is named. Every `build_*` gets the finished configuration; `build_judge` returns per-sample
-    scores of media against their condition, by name. `evaluation_samples` replaces the number of
-    samples of an evaluation's preset, and `bars` says what two steps ought to reach, by the name of
-    a ratio in `scm_core.evaluation.ratios`.
+    none is named. `find_data` says where the data are, or raises UserError with how to get them; it
+    neither reads nor downloads them. Every `build_*` gets the finished configuration; `build_judge`
+    returns per-sample scores of media against their condition, by name. `evaluation_samples`
+    replaces the number of samples of an evaluation's preset, and `bars` says what two steps ought
+    to reach, by the name of a ratio in `scm_core.evaluation.ratios`.
 
     With `build_autoencoder` samples are latents: given the configuration, the shape of the data
     module's samples and its statistics, it returns a module whose `encode` maps those samples to
@@ -105,6 +106,7 @@ class ModalitySpec:
     build_features: Callable[[Any], Features]
     build_judge: Callable[[Any, DataModule], Judge]
     build_autoencoder: Callable[[Any, tuple[int, ...], dict], nn.Module | None] | None = None
+    find_data: Callable[[Any], Path | str] | None = None
     checkpoints: Path | None = None
     evaluation_samples: Mapping[str, int] = field(default_factory=dict)
     bars: Mapping[str, float] = field(default_factory=dict)

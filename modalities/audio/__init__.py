@@ -9,6 +9,7 @@ from modalities.audio import backbone
 from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.decoder import AudioDecoder
 from modalities.audio.mel import MelSettings
+from modalities.audio.notes import find_font
 from modalities.audio.vocoder import DecoderConfig
 from scm_core import backbones
 from scm_core.config import Config
@@ -48,6 +49,7 @@ SPEC = ModalitySpec(
     config=AudioConfig,
     config_file=Path(__file__).with_name("config.yaml"),
     presets=ROOT / "configs" / "audio",
+    find_data=lambda config: find_font(config.data.font),
     checkpoints=ROOT / "checkpoints" / "audio",
     build_data=lambda config: AudioDataModule(config.data, _mel(config)),
     build_backbone=lambda config, shape, schema: backbone.build(

@@ -6,6 +6,7 @@ from pathlib import Path
 from modalities import pretrained
 from modalities.image.data import ImageData, ImageDataModule
 from modalities.image.decoder import ImageDecoder
+from modalities.image.sets import find_fashion_mnist
 from modalities.pretrained import PretrainedConfig
 from scm_core import backbones
 from scm_core.config import Config
@@ -45,6 +46,7 @@ SPEC = ModalitySpec(
     config=ImageConfig,
     config_file=Path(__file__).with_name("config.yaml"),
     presets=ROOT / "configs" / "image",
+    find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=ROOT / "checkpoints" / "image",
     build_data=lambda config: ImageDataModule(config.data),
     build_autoencoder=_autoencoder,

@@ -24,6 +24,7 @@ from scm_core.conditioning import Condition
 from scm_core.errors import UserError
 
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
+ADVICE = "run `apt-get install dataset-fashion-mnist` or name its folder with data.root=."
 FASHION_NAMES = (
     "t-shirt",
     "trouser",
@@ -81,7 +82,7 @@ def read_fashion_mnist(root: str | None, size: int | None) -> tuple[Split, Split
     Looked for in ``root`` alone if given, else the system package, data/fashion-mnist, and
     torchvision's download. Raises UserError when it is nowhere or damaged.
     """
-    folder = _find_fashion_mnist(root)
+    folder = _fashion_mnist(root)
     train, test = (_idx_split(folder, part, size) for part in ("train", "t10k"))
     return train, test, FASHION_NAMES
 
@@ -101,22 +102,35 @@ def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tupl
     return splits[0], splits[1], tuple(found.classes)
 
 
-def _find_fashion_mnist(root: str | None) -> Path:
-    cached = CACHE / "FashionMNIST" / "raw"
+def find_fashion_mnist(root: str | None) -> Path:
+    """The folder of Fashion-MNIST; UserError where it is in none of the places looked into."""
     if root:
         given = Path(root).expanduser()
         places = (given, given / "raw", given / "FashionMNIST" / "raw")
     else:
-        places = (*FASHION_FOLDERS, cached)
+        places = (*FASHION_FOLDERS, _downloaded())
     for folder in places:
         if _idx_file(folder, "train-images-idx3-ubyte"):
             return folder
     if root:
         raise UserError(f"data.root={root} holds no train-images-idx3-ubyte.gz of Fashion-MNIST.")
-    advice = "run `apt-get install dataset-fashion-mnist` or name its folder with data.root=."
-    with _download("Fashion-MNIST", advice):
+    raise UserError(f"Fashion-MNIST is downloaded at first use; offline, {ADVICE}")
+
+
+def _downloaded() -> Path:
+    return CACHE / "FashionMNIST" / "raw"
+
+
+def _fashion_mnist(root: str | None) -> Path:
+    """Where it is, or was downloaded to."""
+    try:
+        return find_fashion_mnist(root)
+    except UserError:
+        if root:
+            raise
+    with _download("Fashion-MNIST", ADVICE):
         torchvision.datasets.FashionMNIST(str(CACHE), download=True)
-    return cached
+    return _downloaded()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modalities import pretrained
+from modalities.image.sets import find_fashion_mnist
 from modalities.video import autoencoder
 from modalities.video.autoencoder import DecoderConfig
 from modalities.video.data import VideoData, VideoDataModule
@@ -47,6 +48,7 @@ SPEC = ModalitySpec(
     config=VideoConfig,
     config_file=Path(__file__).with_name("config.yaml"),
     presets=ROOT / "configs" / "video",
+    find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=ROOT / "checkpoints" / "video",
     build_data=lambda config: VideoDataModule(config.data),
     build_autoencoder=_autoencoder,

@@ -1,0 +1,148 @@
+"""What this machine has and what is missing: `python -m scm_core.doctor`.
+
+Versions, devices and the precision that they are fast at, the extras of scm-core and of every
+plugin's package, and for each plugin whether it loads, where its data are, and whether it can be
+evaluated. Nothing is downloaded. The exit code is 0 whatever is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from typing import NamedTuple
+
+import torch
+from packaging.requirements import Requirement
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+import scm_core
+from scm_core import cli, config
+from scm_core import modality as modalities
+from scm_core.cache import CACHE
+from scm_core.errors import UserError
+
+PACKAGE = "scm-core"
+
+
+class Finding(NamedTuple):
+    """A thing, whether it is as it should be, and what there is or what to do."""
+
+    thing: str
+    ok: bool
+    said: str
+
+
+def main(arguments: list[str]) -> None:
+    """Print all findings, a table for each kind."""
+    if arguments:
+        raise UserError("doctor takes no words")
+    chapters = {"Versions": versions(), "Devices": devices(), "Extras": extras()}
+    for entry in modalities.installed():
+        chapters[f"Modality {entry.name}"] = plugin(entry.name)
+    for title, findings in chapters.items():
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+        table.add_column()
+        table.add_column()
+        table.add_column(overflow="fold")
+        for thing, ok, said in findings:
+            mark = "[green]ok[/]" if ok else "[yellow]--[/]"
+            table.add_row(escape(thing), mark, escape(said))
+        cli.console.print(table)
+
+
+def versions() -> Iterator[Finding]:
+    """Python, this project, and what it always needs."""
+    yield Finding("python", True, f"{platform.python_version()}, {platform.platform()}")
+    yield Finding(PACKAGE, True, scm_core.__version__)
+    for requirement in required(distribution(PACKAGE), extra=None):
+        yield wanted(requirement)
+
+
+def devices() -> Iterator[Finding]:
+    """Processors, graphics cards, and room on the disk."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    fast = config.precision("auto", "cpu")
+    yield Finding("CPU", True, f"{kind}, {threads}, trains in {fast}")
+    for i in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(i)
+        said = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, trains in bf16-mixed"
+        yield Finding(f"GPU {i}", True, said)
+    if not torch.cuda.is_available():
+        yield Finding("GPU", False, "none that this torch can use: presets cpu, demo and smoke fit")
+    for name, folder in (("here", os.getcwd()), (f"cache, {CACHE}", _existing(CACHE))):
+        yield Finding(
+            f"disk {name}", True, f"{shutil.disk_usage(folder).free / 2**30:.0f} GiB free"
+        )
+
+
+def extras() -> Iterator[Finding]:
+    """What the extras of scm-core and of the plugins' packages want."""
+    packages = {PACKAGE: distribution(PACKAGE)}
+    packages |= {e.dist.name: e.dist for e in modalities.installed() if e.dist}
+    for name, package in packages.items():
+        for extra in package.metadata.get_all("Provides-Extra") or []:
+            findings = [wanted(requirement) for requirement in required(package, extra)]
+            missing = [finding.thing for finding in findings if not finding.ok]
+            said = f"lacks {', '.join(missing)}: pip install '{name}[{extra}]'"
+            yield Finding(f"{name}[{extra}]", not missing, said if missing else "")
+
+
+def plugin(name: str) -> Iterator[Finding]:
+    """Whether a plugin loads, has data, and can be evaluated."""
+    try:
+        spec = modalities.get(name)
+    except UserError as error:
+        yield Finding("loads", False, str(error))
+        return
+    yield Finding("loads", True, f"version {spec.api_version} of the contract")
+    settings = config.defaults(spec)
+    questions = {"evaluation": lambda: spec.build_features(settings).name}
+    if spec.find_data:
+        questions = {"data": lambda: spec.find_data(settings), **questions}
+    for thing, ask in questions.items():
+        try:
+            yield Finding(thing, True, str(ask()))
+        except UserError as error:
+            yield Finding(thing, False, str(error))
+        except Exception as error:  # somebody's plugin may fail in any way
+            yield Finding(thing, False, f"broken: {type(error).__name__}: {error}")
+    if spec.checkpoints:
+        shipped = sorted(path.name for path in spec.checkpoints.glob("*.safetensors"))
+        yield Finding(
+            "checkpoints", bool(shipped), ", ".join(shipped) or f"none in {spec.checkpoints}"
+        )
+
+
+def required(package: Distribution, extra: str | None) -> Iterator[Requirement]:
+    """What a package needs on this machine: always, or for one of its extras alone."""
+    for line in package.requires or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always if extra is None else not always and marker.evaluate({"extra": extra}):
+            yield requirement
+
+
+def wanted(requirement: Requirement) -> Finding:
+    """Whether a requirement is installed, and in a version that fits."""
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return Finding(requirement.name, False, f"not installed: pip install '{requirement}'")
+    fits = requirement.specifier.contains(found, prereleases=True)
+    said = found if fits else f"{found} is none of {requirement.specifier}"
+    return Finding(requirement.name, fits, said)
+
+
+def _existing(folder: os.PathLike) -> os.PathLike:
+    return folder if folder.exists() else _existing(folder.parent)
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__)
