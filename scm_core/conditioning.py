@@ -49,6 +49,11 @@ class Label:
         names = f" or one of: {', '.join(self.names)}" if self.names else ""
         raise UserError(f"no class {text!r}: give {self.first} to {last}{names}")
 
+    def shown(self, value: Tensor) -> str | int:
+        """One value, (), as people write it: what `parse` takes."""
+        index = int(value)
+        return self.names[index] if index < len(self.names) else index + self.first
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -71,6 +76,10 @@ class Vector:
         if len(values) != self.size:
             raise UserError(f"{text!r} is not a list of {self.size} comma-separated numbers")
         return values
+
+    def shown(self, value: Tensor) -> list[float]:
+        """One value, (size,), as people write it."""
+        return value.tolist()
 
 
 Schema = dict[str, Label | Vector]

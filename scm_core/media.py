@@ -1,4 +1,7 @@
-"""Everything that is written to be looked at or listened to: pictures, plots and sound files."""
+"""Everything that is written to be looked at or listened to: pictures, plots and sound files.
+
+Files say how they were made where `scm_core.provenance.stating` has something to say.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional
 
+from scm_core import provenance
 from scm_core.errors import UserError
 
 GRID_WIDTH = 640  # tiny images are magnified until a grid is about this wide
@@ -50,16 +54,16 @@ def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
     return picture
 
 
-def write_png(picture: Tensor, path: str | Path, text: Mapping[str, str] | None = None) -> Path:
+def write_png(picture: Tensor, path: str | Path) -> Path:
     """Write a uint8 picture (H, W) or (H, W, 1 | 3 | 4) whole or not at all; return its path.
 
-    ``text`` goes into the file's own text fields. Raises UserError when it cannot be written.
+    Raises UserError when it cannot be written.
     """
     pixels = picture.detach().cpu().contiguous().numpy()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
     info = PngInfo()
-    for key, value in (text or {}).items():
-        info.add_itxt(key, value)
+    if said := provenance.comment():
+        info.add_itxt(provenance.KEY, said)
     return _whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 
@@ -120,6 +124,7 @@ def write_video(clip: Tensor, path: str | Path, fps: float, lossless: bool = Fal
 
     def write(file: Any) -> None:
         with av.open(file, "w", format="mp4") as container:
+            _tag(container)
             stream = container.add_stream(codec, rate=rate, options={"crf": quality})
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], layout
             for frame in frames:
@@ -142,6 +147,8 @@ def write_gif(clip: Tensor, path: str | Path, fps: float) -> Path:
     first, *rest = frames
     milliseconds = max(20, 10 * round(100 / fps))
     options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0}
+    if said := provenance.comment():
+        options["comment"] = said.encode()
     return _whole(path, lambda file: first.save(file, format="GIF", **options))
 
 
@@ -200,17 +207,28 @@ def _write_wav(file: Any, samples: np.ndarray, sample_rate: int) -> None:
         sound.setsampwidth(2)
         sound.setframerate(sample_rate)
         sound.writeframes(samples.astype("<i2").tobytes())
+    if said := provenance.comment():
+        file.write(provenance.info_chunk(said))
+        size = file.tell() - 8
+        file.seek(4)
+        file.write(size.to_bytes(4, "little"))
 
 
 def _write_flac(file: Any, samples: np.ndarray, sample_rate: int) -> None:
     import av
 
     with av.open(file, "w", format="flac") as container:
+        _tag(container)
         stream = container.add_stream("flac", rate=sample_rate, layout="mono", format="s16")
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = sample_rate
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
+
+
+def _tag(container: Any) -> None:
+    if said := provenance.comment():
+        container.metadata["comment"] = said
 
 
 def _axes(xlabel: str, ylabel: str, title: str) -> tuple[Any, Any]:

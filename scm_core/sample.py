@@ -16,6 +16,7 @@ Keys (key=value):
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from scm_core import checkpoint, cli, config, generate, media
+import scm_core
+from scm_core import checkpoint, cli, config, generate, media, provenance
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Label, Schema
 from scm_core.errors import UserError
+
+STEPS = 2  # of a student
+SAMPLER, TEACHER_STEPS = "dpm", 32
 
 
 @dataclass
@@ -69,7 +74,8 @@ def main(arguments: list[str]) -> None:
     x = draw_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
     pictures = model.decoder.decode(x)
     seconds = time.perf_counter() - started
-    files = write(model, pictures, Path(settings.out), _provenance(model, settings))
+    facts = provenance_of(model, settings, condition)
+    files = write(model, pictures, Path(settings.out), facts)
     cli.console.print(
         f"{settings.n} samples in {seconds:.2f} s from {model.path}: {files[0]}"
         f" and {len(files) - 1} files beside it"
@@ -125,11 +131,12 @@ def drawer(
             raise UserError(f"sampler={sampler} is for a teacher; a student takes steps= alone")
         if guidance not in (None, baked):
             raise UserError(f"this student was distilled at guidance {baked}; leave guidance= out")
-        return generate.sampler("consistency", steps or 2, model.sigma_data)
+        return generate.sampler("consistency", steps or STEPS, model.sigma_data)
     if sampler == "consistency":
         raise UserError("a teacher cannot be sampled by consistency steps; use ddim, heun or dpm")
     scale = baked if guidance is None else guidance
-    return generate.sampler(sampler or "dpm", steps or 32, model.sigma_data, scale, model.condition)
+    name, steps = sampler or SAMPLER, steps or TEACHER_STEPS
+    return generate.sampler(name, steps, model.sigma_data, scale, model.condition)
 
 
 @torch.no_grad()
@@ -155,23 +162,47 @@ def draw_all(
 
 
 def write(
-    model: checkpoint.Checkpoint, decoded: Any, folder: Path, text: dict[str, str]
+    model: checkpoint.Checkpoint, decoded: Any, folder: Path, facts: list[provenance.Facts]
 ) -> list[Path]:
-    """An overview of all samples, then one file each; UserError when the disk refuses."""
-    overview = media.write_png(model.decoder.preview(decoded), folder / "overview.png", text)
+    """An overview of all samples, then one file each, which say how they were made.
+
+    The `facts` are those of the overview, then of each sample. UserError when the disk refuses.
+    """
+    with provenance.stating(facts[0]):
+        files = [media.write_png(model.decoder.preview(decoded), folder / "overview.png")]
     try:
-        each = [model.decoder.save(one, folder / f"{i:05d}") for i, one in enumerate(decoded)]
+        for i, one in enumerate(decoded):
+            with provenance.stating(facts[1 + i]):
+                files.append(model.decoder.save(one, folder / f"{i:05d}"))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
-    return [overview, *each]
+    return files
 
 
-def _provenance(model: checkpoint.Checkpoint, settings: Any) -> dict[str, str]:
-    return {
-        "Software": "scm-core",
-        "scm-core:checkpoint": f"{model.spec.name} {model.stage}, step {model.step}",
-        "scm-core:settings": f"steps={settings.steps or ''} seed={settings.seed} n={settings.n}",
+def provenance_of(
+    model: checkpoint.Checkpoint, settings: Any, condition: Condition
+) -> list[provenance.Facts]:
+    """What the overview, and what each sample says of how it was made."""
+    student = model.stage == "student"
+    how = {"steps": settings.steps or (STEPS if student else TEACHER_STEPS)}
+    if not student:
+        how |= {"sampler": settings.sampler or SAMPLER}
+    guidance = settings.guidance
+    whole = {
+        "made by": f"scm-core {scm_core.__version__}, a generative model",
+        "model": f"{model.spec.name} {model.stage}, step {model.step}",
+        "checkpoint sha256": hashlib.sha256(model.path.read_bytes()).hexdigest(),
+        **how,
+        "guidance": model.config.student.guidance if guidance is None else guidance,
+        "seed": settings.seed,
+        "n": settings.n,
+        "batch_size": settings.batch_size,
     }
+    named = [
+        {key: model.condition[key].shown(value[i]) for key, value in condition.items()}
+        for i in range(settings.n)
+    ]
+    return [whole, *({**whole, "sample": i, **given} for i, given in enumerate(named))]
 
 
 if __name__ == "__main__":
