@@ -129,7 +129,7 @@ class AudioDataModule(lightning.LightningDataModule):
         self._ready = True
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled full batches of the training split, ordered by torch's global generator."""
+        """Shuffled full batches of the training split."""
         return self._loader(self.train_set, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
