@@ -1,7 +1,8 @@
 """Draw samples from a trained model: `python -m scm_core.sample modality=image steps=2 n=64`.
 
 Keys (key=value):
-  checkpoint=FILE    an exported teacher or student; or modality=NAME for the shipped student,
+  checkpoint=FILE    an exported teacher or student, a folder of python -m scm_core.hub, or
+                     hub:OWNER/NAME; or modality=NAME for the shipped student,
                      or, where none is shipped, the one trained last in runs/
   steps=2            a student's evaluations; for a teacher (default 32) the sampler's steps
   sampler=dpm        a teacher's: ddim, heun or dpm
@@ -28,7 +29,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 import scm_core
-from scm_core import checkpoint, cli, config, generate, media, provenance
+from scm_core import checkpoint, cli, config, generate, hub, media, provenance
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Label, Schema
 from scm_core.errors import UserError
@@ -93,7 +94,8 @@ def open_checkpoint(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if path:
-        return checkpoint.load(path, modality, device, decoder)
+        shared = path.startswith(hub.PREFIX) or Path(path).is_dir()
+        return checkpoint.load(hub.find(path) if shared else path, modality, device, decoder)
     if not modality:
         raise UserError("sample from what? give checkpoint=FILE, or modality=NAME")
     spec = modalities.get(modality)

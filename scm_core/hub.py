@@ -1,0 +1,158 @@
+"""Share a model: `python -m scm_core.hub checkpoint=FILE out=FOLDER repository=OWNER/NAME`.
+
+Keys (key=value):
+  checkpoint=FILE    an exported student; its teacher and metrics.json, if any, lie beside it
+  modality=NAME      instead: the shipped student
+  out=FOLDER         where the model, its figures and a model card go; required
+  licence=NAME       of the weights, for the card (apache-2.0, cc-by-4.0, ...)
+  repository=OWNER/NAME   also upload the folder to the Hugging Face hub, as whoever is logged in
+To use it: checkpoint=FOLDER, or checkpoint=hub:OWNER/NAME, with sample and evaluate.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from scm_core import cli, config
+from scm_core.checkpoint import Checkpoint
+from scm_core.errors import UserError
+from scm_core.files import write_text
+
+PREFIX = "hub:"
+STUDENT = "student.safetensors"
+BESIDE = ("teacher.safetensors", "metrics.json", "quality_time.png")
+NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
+
+
+@dataclass
+class ShareConfig:
+    """What to share, and where to put it."""
+
+    checkpoint: str | None = None
+    modality: str | None = None
+    out: str | None = None
+    licence: str | None = None
+    repository: str | None = None
+
+
+def main(arguments: list[str]) -> None:
+    """Write the folder, and upload it where that is asked for."""
+    from scm_core.sample import open_checkpoint  # which finds models of the hub by this module
+
+    known = OmegaConf.structured(ShareConfig)
+    settings = config.merge(known, ("command line", config.parse(arguments)))
+    if not settings.out:
+        raise UserError("share it in which folder? give out=FOLDER")
+    model = open_checkpoint(settings.checkpoint, settings.modality)
+    if model.stage != "student":
+        raise UserError(f"{model.path} holds a {model.stage}; checkpoint= wants a student")
+    place = f"{PREFIX}{settings.repository}" if settings.repository else settings.out
+    folder = save(model, Path(settings.out), card(model, settings.licence, place))
+    cli.console.print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if settings.repository:
+        cli.console.print(upload(folder, settings.repository))
+
+
+def save(model: Checkpoint, folder: Path, described: str) -> Path:
+    """A student, what lies beside it, and its card; UserError when the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.path, folder / STUDENT)
+        for name in BESIDE:
+            if (found := model.path.with_name(name)).exists():
+                shutil.copyfile(found, folder / name)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    write_text(folder / "README.md", described)
+    return folder
+
+
+def find(name: str) -> Path:
+    """The student in a folder, or of `hub:OWNER/NAME`, which is downloaded once."""
+    if not name.startswith(PREFIX):
+        return Path(name) / STUDENT
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(NEEDS) from None
+    patterns = ["*.safetensors", "*.json"]
+    try:
+        folder = snapshot_download(name.removeprefix(PREFIX), allow_patterns=patterns)
+    except Exception as error:  # the hub and the network fail in many ways
+        raise UserError(f"{name} cannot be downloaded: {_line(error)}") from error
+    return Path(folder) / STUDENT
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Upload a folder, making the repository where there is none; what that came to."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise UserError(NEEDS) from None
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        return f"uploaded: {api.upload_folder(repo_id=repository, folder_path=folder)}"
+    except Exception as error:
+        raise UserError(f"{repository} cannot be uploaded to: {_line(error)}") from error
+
+
+def card(model: Checkpoint, licence: str | None, place: str) -> str:
+    """The model card: what it draws, on what it was trained, its figures, how to use it.
+
+    The `place` is what checkpoint= takes to load it.
+    """
+    about = {
+        "library_name": "scm-core",
+        "tags": ["consistency-model", model.spec.name],
+        **({"license": licence} if licence else {}),
+    }
+    conditions = [f"`{key}`" for key in model.condition] or ["none"]
+    source = model.statistics.get("source", model.spec.name)
+    terms = model.statistics.get("licence")
+    lines = [
+        f"---\n{OmegaConf.to_yaml(about)}---",
+        f"# A two-step generator: {model.spec.name}",
+        f"A continuous-time consistency model (sCM, arXiv 2410.11081), step {model.step}. A sample "
+        f"is {' x '.join(map(str, model.data_shape))}; its conditions: {', '.join(conditions)}.",
+        f"Data: {source}{f', licence {terms}' if terms else ''}. "
+        f"Weights: {licence or 'the author has not said under which licence'}.",
+        f"```bash\npython -m scm_core.sample checkpoint={place} steps=2 n=16 out=samples\n```",
+        _figures(model),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _figures(model: Checkpoint) -> str:
+    path = model.path.with_name("metrics.json")
+    if not path.exists():
+        return "It has not been evaluated."
+    metrics = json.loads(path.read_text())
+    rows, features = metrics["rows"], metrics["features"]
+    scores = [key for key in rows[0] if key.endswith("accuracy")]
+    heads = ["", "NFE", "ms per sample", f"Frechet distance ({features})", *scores]
+    table = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    table += [f"| {' | '.join(_cells(row, features, scores))} |" for row in rows]
+    return "\n".join(table) + f"\n\nMeasured on {metrics['device']}, {metrics['date'][:10]}."
+
+
+def _cells(row: dict[str, Any], features: str, scores: list[str]) -> list[str]:
+    costs = ["", ""]
+    if "nfe" in row:
+        costs = [f"{row['nfe']:g}", f"{1000 * row['seconds_per_sample']:.2f}"]
+    values = [f"{row[f'fd_{features}']:.4g}", *(f"{row[score]:.3f}" for score in scores)]
+    return [row["name"], *costs, *values]
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__)

@@ -1,0 +1,76 @@
+"""Models are shared as folders with a card, and drawn from where they lie or on the hub."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from scm_core import hub
+from scm_core.errors import UserError
+from scm_core.sample import open_checkpoint
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "image"
+
+
+def command(name, *words):
+    line = [sys.executable, "-m", f"scm_core.{name}", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared") / "model"
+    done = command("hub", "modality=image", "licence=apache-2.0", f"out={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_folder_has_the_models_their_figures_and_a_card(shared):
+    for name in (hub.STUDENT, *hub.BESIDE):
+        assert (shared / name).read_bytes() == (SHIPPED / name).read_bytes()
+    _, head, text = (shared / "README.md").read_text().split("---\n", 2)
+    about = OmegaConf.create(head)
+    assert about.license == "apache-2.0" and "image" in about.tags
+    assert "Data: fashion_mnist." in text and f"checkpoint={shared}" in text
+    assert "| student, 2 steps | 2 |" in text and "efficientnet_lite0" in text
+
+
+def test_a_shared_folder_is_drawn_from(shared, tmp_path):
+    done = command("sample", f"checkpoint={shared}", "n=1", f"out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "00000.png").exists()
+
+
+def test_a_model_of_the_hub_is_found_by_its_name(shared, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(name)
+        return str(shared)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert open_checkpoint("hub:somebody/garments", "image").stage == "student"
+    assert asked == ["somebody/garments"]
+
+    def unreachable(name, allow_patterns):
+        raise ConnectionError("no network\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(UserError, match="hub:a/b cannot be downloaded: no network$"):
+        open_checkpoint("hub:a/b", None)
+
+
+def test_what_cannot_be_shared_is_one_sentence(tmp_path, monkeypatch):
+    done = command("hub", "modality=image")
+    assert done.returncode == 2 and "give out=FOLDER" in done.stderr
+    teacher = SHIPPED / "teacher.safetensors"
+    done = command("hub", f"checkpoint={teacher}", f"out={tmp_path}")
+    assert done.returncode == 2 and "wants a student" in done.stderr
+    done = command("sample", f"checkpoint={tmp_path}")
+    assert done.returncode == 2 and "no checkpoint at" in done.stderr
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"pip install 'scm-core\[hub\]'"):
+        hub.find("hub:a/b")
