@@ -1,7 +1,8 @@
 """Exported weights: one safetensors file that is enough alone to sample from.
 
 Its metadata holds the configuration, the sample's shape, the condition schema and the data's
-statistics as JSON. Nothing in it can execute code. Weights are stored in half precision.
+statistics as JSON. Nothing in it can execute code. Weights are stored in half precision, or, by
+`shrink`, most of them in 8 bits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from scm_core.latents import LatentDecoder, fingerprint
 
 FORMAT = "scm-core-1"
 AUTOENCODER = "autoencoder/"  # before the names of its weights; no module is called so
+SCALE = "/scale"  # behind the name of a weight in 8 bits: what its rows are multiplied by
+WORTH = 4096  # numbers from which a weight is worth 8 bits
 # What a command was told about one run and one machine is not the model's.
 OF_THE_RUN = ("stage", "out", "max_steps", "max_time")
 
@@ -92,11 +95,34 @@ def export(
         "statistics": statistics,
         "config": {k: v for k, v in configuration.plain(config).items() if k not in OF_THE_RUN},
     }
+    _write(path, {k: _half(v) for k, v in weights.items()}, described)
+
+
+def shrink(path: Path, target: Path) -> None:
+    """Write a checkpoint with its matrices and kernels in 8 bits, about half as large.
+
+    Each of their rows (one output) is rounded to 255 levels of its own, up to its largest number.
+    """
+    described, weights = read(path)
+    packed: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if value.ndim < 2 or value.numel() < WORTH or not value.is_floating_point():
+            packed[name] = value
+            continue
+        rows = value.float().flatten(1)
+        scale = (rows.abs().amax(1) / 127).half().float().clamp(min=2.0**-24)
+        packed[name] = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+        packed[name] = packed[name].view(value.shape)
+        packed[name + SCALE] = scale.half()
+    _write(target, packed, described)
+
+
+def _write(path: Path, weights: dict[str, Tensor], described: dict[str, Any]) -> None:
     metadata = {key: json.dumps(value) for key, value in described.items()}
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: _half(v) for k, v in weights.items()}, partial, metadata)
+        save_file(weights, partial, metadata)
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -188,7 +214,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if json.loads(metadata.get("format", "null")) != FORMAT:
                 raise UserError(f"{path} was not written by this version of scm-core")
             weights = {key: file.get_tensor(key) for key in file.keys()}
-            return {key: json.loads(value) for key, value in metadata.items()}, weights
+            described = {key: json.loads(value) for key, value in metadata.items()}
+            return described, _unpacked(weights)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
 
@@ -201,6 +228,19 @@ def load_weights(backbone: nn.Module, weights: dict[str, Tensor], source: Path) 
     if wrong:
         raise UserError(f"{source} holds another backbone: {wrong[0]} does not fit")
     backbone.load_state_dict(weights)
+
+
+def _unpacked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as numbers, where `shrink` has put them into 8 bits."""
+    found = {}
+    for name, value in weights.items():
+        if name.endswith(SCALE):
+            continue
+        scale = weights.get(name + SCALE)
+        if scale is not None:
+            value = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
+        found[name] = value
+    return found
 
 
 def _half(value: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Keys (key=value):
   checkpoint=FILE    an exported student; its teacher and metrics.json, if any, lie beside it
   modality=NAME      instead: the shipped student
   out=FOLDER         where the model, its figures and a model card go; required
+  bits=8             to store weights in 8 bits, about half as large; to be evaluated anew
   licence=NAME       of the weights, for the card (apache-2.0, cc-by-4.0, ...)
   repository=OWNER/NAME   also upload the folder to the Hugging Face hub, as whoever is logged in
 To use it: checkpoint=FOLDER, or checkpoint=hub:OWNER/NAME, with sample and evaluate.
@@ -19,14 +20,16 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from scm_core import cli, config
+from scm_core import checkpoint, cli, config
 from scm_core.checkpoint import Checkpoint
 from scm_core.errors import UserError
 from scm_core.files import write_text
 
 PREFIX = "hub:"
 STUDENT = "student.safetensors"
-BESIDE = ("teacher.safetensors", "metrics.json", "quality_time.png")
+WEIGHTS = ("teacher.safetensors", "decoder.safetensors")  # beside it
+FIGURES = ("metrics.json", "quality_time.png")
+UNEVALUATED = "It has not been evaluated."
 NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
 
@@ -37,6 +40,7 @@ class ShareConfig:
     checkpoint: str | None = None
     modality: str | None = None
     out: str | None = None
+    bits: int = 16
     licence: str | None = None
     repository: str | None = None
 
@@ -52,24 +56,33 @@ def main(arguments: list[str]) -> None:
     model = open_checkpoint(settings.checkpoint, settings.modality)
     if model.stage != "student":
         raise UserError(f"{model.path} holds a {model.stage}; checkpoint= wants a student")
+    if settings.bits not in (8, 16):
+        raise UserError(f"bits={settings.bits} is neither 8 nor 16")
     place = f"{PREFIX}{settings.repository}" if settings.repository else settings.out
-    folder = save(model, Path(settings.out), card(model, settings.licence, place))
+    folder = save(model.path, Path(settings.out), settings.bits)
+    described = card(model, settings.licence, place, evaluated=settings.bits == 16)
+    write_text(folder / "README.md", described)
     cli.console.print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if settings.repository:
         cli.console.print(upload(folder, settings.repository))
 
 
-def save(model: Checkpoint, folder: Path, described: str) -> Path:
-    """A student, what lies beside it, and its card; UserError when the disk refuses."""
+def save(student: Path, folder: Path, bits: int) -> Path:
+    """A student, its teacher and decoder, and, of the same weights alone, its figures.
+
+    UserError when the disk refuses.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.path, folder / STUDENT)
-        for name in BESIDE:
-            if (found := model.path.with_name(name)).exists():
+        weights = {STUDENT: student, **{name: student.with_name(name) for name in WEIGHTS}}
+        for name, path in weights.items():
+            if path.exists():
+                (shutil.copyfile if bits == 16 else checkpoint.shrink)(path, folder / name)
+        for name in FIGURES if bits == 16 else ():
+            if (found := student.with_name(name)).exists():
                 shutil.copyfile(found, folder / name)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
-    write_text(folder / "README.md", described)
     return folder
 
 
@@ -103,7 +116,7 @@ def upload(folder: Path, repository: str) -> str:
         raise UserError(f"{repository} cannot be uploaded to: {_line(error)}") from error
 
 
-def card(model: Checkpoint, licence: str | None, place: str) -> str:
+def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) -> str:
     """The model card: what it draws, on what it was trained, its figures, how to use it.
 
     The `place` is what checkpoint= takes to load it.
@@ -124,15 +137,15 @@ def card(model: Checkpoint, licence: str | None, place: str) -> str:
         f"Data: {source}{f', licence {terms}' if terms else ''}. "
         f"Weights: {licence or 'the author has not said under which licence'}.",
         f"```bash\npython -m scm_core.sample checkpoint={place} steps=2 n=16 out=samples\n```",
-        _figures(model),
+        _figures(model.path) if evaluated else UNEVALUATED,
     ]
     return "\n\n".join(lines) + "\n"
 
 
-def _figures(model: Checkpoint) -> str:
-    path = model.path.with_name("metrics.json")
+def _figures(student: Path) -> str:
+    path = student.with_name("metrics.json")
     if not path.exists():
-        return "It has not been evaluated."
+        return UNEVALUATED
     metrics = json.loads(path.read_text())
     rows, features = metrics["rows"], metrics["features"]
     scores = [key for key in rows[0] if key.endswith("accuracy")]

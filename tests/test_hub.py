@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scm_core import hub
+from scm_core import checkpoint, hub
 from scm_core.errors import UserError
 from scm_core.sample import open_checkpoint
 
@@ -28,7 +28,7 @@ def shared(tmp_path_factory):
 
 
 def test_a_folder_has_the_models_their_figures_and_a_card(shared):
-    for name in (hub.STUDENT, *hub.BESIDE):
+    for name in (hub.STUDENT, "teacher.safetensors", *hub.FIGURES):
         assert (shared / name).read_bytes() == (SHIPPED / name).read_bytes()
     _, head, text = (shared / "README.md").read_text().split("---\n", 2)
     about = OmegaConf.create(head)
@@ -41,6 +41,28 @@ def test_a_shared_folder_is_drawn_from(shared, tmp_path):
     done = command("sample", f"checkpoint={shared}", "n=1", f"out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "00000.png").exists()
+
+
+def test_eight_bits_are_half_as_large_and_nearly_the_same(tmp_path):
+    """Weights are off by half a level of their row at most; figures of others are left out."""
+    done = command("hub", "modality=image", "bits=8", f"out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    small, large = tmp_path / hub.STUDENT, SHIPPED / hub.STUDENT
+    assert small.stat().st_size < 0.55 * large.stat().st_size
+    assert not (tmp_path / "metrics.json").exists()
+    assert "It has not been evaluated." in (tmp_path / "README.md").read_text()
+    (described, packed), (before, weights) = checkpoint.read(small), checkpoint.read(large)
+    assert described == before and packed.keys() == weights.keys()
+    for name, value in weights.items():
+        error = (packed[name].float() - value.float()).abs()
+        if value.ndim > 1:
+            error = error.flatten(1)
+            assert (error.amax(1) <= 0.51 / 127 * value.float().flatten(1).abs().amax(1)).all()
+        else:
+            assert not error.any()
+    assert open_checkpoint(str(tmp_path), "image").stage == "student"
+    done = command("hub", "modality=image", "bits=4", f"out={tmp_path}")
+    assert done.returncode == 2 and "neither 8 nor 16" in done.stderr
 
 
 def test_a_model_of_the_hub_is_found_by_its_name(shared, monkeypatch):
