@@ -47,8 +47,10 @@ def test_training_order_follows_the_seed_and_keeps_labels_with_images(fashion_ro
     data = prepared(root=fashion_root, batch_size=150)
     runs = []
     for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        runs.append(everything(data.train_dataloader()))
+        loader = data.train_dataloader()
+        loader.sampler.seed = seed
+        runs.append(everything(loader))
+    assert not torch.equal(everything(loader)[0], runs[2][0])  # the next epoch has another order
     assert torch.equal(runs[0][0], runs[1][0]) and not torch.equal(runs[0][0], runs[2][0])
     assert len(runs[0][1]) == 300  # full batches only
     images, labels = raw(fashion_root, "train")
