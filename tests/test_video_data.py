@@ -45,10 +45,11 @@ def test_garments_go_where_they_are_asked_to(fashion_root):
     data = prepared(fashion_root, size=64)
     clips, condition = next(data.real("test"))
     assert clips.shape == (20, 3, 16, 64, 64) and clips.dtype == torch.uint8
-    clips, condition = next(data.real("train"))
-    moved = travelled(clips)
+    batches = list(data.real("train"))
+    moved = torch.cat([travelled(clips) for clips, _ in batches])
+    directions = torch.cat([condition["direction"] for _, condition in batches])
     for name, (right, down) in TOWARDS.items():
-        there = moved[condition["direction"] == DIRECTIONS.index(name)]
+        there = moved[directions == DIRECTIONS.index(name)]
         assert len(there) > 2
         along = there @ torch.tensor([right, down]).float()
         assert along.median() > 5  # of 64 pixels, in five frames
