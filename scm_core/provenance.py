@@ -71,9 +71,9 @@ def main(arguments: list[str]) -> None:
         raise UserError("which file? python -m scm_core.provenance FILE ...")
     for name in arguments:
         facts = read(name)
-        cli.console.print(escape(name), style="bold")
+        cli.console.print(escape(name), style="bold", soft_wrap=True)
         for key, value in facts.items():
-            cli.console.print(escape(f"  {key}: {value}"))
+            cli.console.print(escape(f"  {key}: {value}"), soft_wrap=True)
 
 
 def _of_picture(path: Path) -> str | None:
