@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from rich.console import Console
 
+from scm_core import parallel
 from scm_core.errors import UserError
 
 console = Console(highlight=False)
@@ -31,6 +33,15 @@ def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[bool]:
+    """Work with the processes that torchrun started, if it did; is this the one that speaks?"""
+    with parallel.joined():
+        first = parallel.world()[1] == 0
+        console.quiet = not first
+        yield first
 
 
 def quieten() -> None:

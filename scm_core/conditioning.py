@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scm_core.errors import UserError
+from scm_core.parallel import shared
 
 Condition = dict[str, Tensor]
 
@@ -114,7 +115,7 @@ def drop_condition(schema: Schema, condition: Condition, probability: float) -> 
     if not n or not probability:
         return condition
     first = next(iter(condition.values()))
-    drop = torch.rand(n, device=first.device) < probability
+    drop = shared(lambda rows: torch.rand(rows, device=first.device), n) < probability
     null = null_condition(schema, n, first.device)
     return {
         key: torch.where(drop.reshape(-1, *[1] * (value.ndim - 1)), null[key], value)

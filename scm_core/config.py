@@ -76,8 +76,8 @@ class ScoreConfig:
 class StudentConfig:
     """The consistency student. `method` is `distill` (sCD, from the teacher) or `train` (sCT, from
     data alone, started from the teacher's weights). `guidance` is folded into the teacher's
-    velocity; `consistency` is the weight of the consistency loss; `tangent_warmup` is H; `norm` and
-    `c` normalise the tangent."""
+    velocity; `consistency` is the weight of the consistency loss; `tangent` is how dF/dt is found,
+    exactly (`dual`) or by a `difference`; `tangent_warmup` is H; `norm` and `c` normalise it."""
 
     method: str = "distill"
     max_steps: int = 100_000
@@ -86,6 +86,7 @@ class StudentConfig:
     ema: float = 0.05
     guidance: float = 1.0
     consistency: float = 1.0
+    tangent: str = "dual"
     tangent_warmup: int = 10_000
     norm: str = "rms"
     c: float = 0.1
@@ -98,8 +99,10 @@ class StudentConfig:
 @dataclass
 class TrainerConfig:
     """What Lightning's Trainer is told. `precision` auto is bf16-mixed where the device is fast at
-    it (CUDA, CPUs with AMX or AVX512-BF16) and 32-true elsewhere; `checkpoint_every`,
-    `preview_every` and `log_every` count steps."""
+    it (CUDA, CPUs with AMX or AVX512-BF16) and 32-true elsewhere; `strategy` fsdp is FSDP2;
+    `recompute` forgets activations and computes them again, and `average_on_cpu` keeps the averaged
+    weights there, both to save the device's memory; `checkpoint_every`, `preview_every` and
+    `log_every` count steps."""
 
     accelerator: str = "auto"
     devices: str = "auto"
@@ -108,6 +111,8 @@ class TrainerConfig:
     accumulate: int = 1
     gradient_clip: float | None = None
     compile: bool = False
+    recompute: bool = False
+    average_on_cpu: bool = False
     checkpoint_every: int = 500
     preview_every: int = 1000
     log_every: int = 50

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, distributed
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 from scm_core.conditioning import Condition, Schema
+from scm_core.errors import UserError
 from scm_core.modality import Batch, Decoder
+from scm_core.parallel import world
 
 SPLITS = ("train", "test")
 
 
 class Shuffled(DistributedSampler):
-    """A new order in each epoch by `seed` and the epoch alone, split among processes.
+    """A new order in each epoch by `seed` and the epoch alone, shared among processes.
 
-    The next pass is through `epoch` without the `skip` samples that a resumed run has seen of it.
+    The next pass is through `epoch` without the `skip` samples that a resumed run has seen of it;
+    `order` are the samples of the pass that goes on.
     """
 
     def __init__(self, dataset: Dataset, drop_last: bool) -> None:
-        together = distributed.is_available() and distributed.is_initialized()
-        world, rank = (distributed.get_world_size(), distributed.get_rank()) if together else (1, 0)
-        super().__init__(dataset, num_replicas=world, rank=rank, drop_last=drop_last)
-        self.skip = 0
+        size, rank = world()
+        super().__init__(dataset, num_replicas=size, rank=rank, drop_last=drop_last)
+        self.skip, self.order = 0, []
 
     def __iter__(self) -> Iterator[int]:
-        order = islice(super().__iter__(), self.skip, None)
+        self.order = list(super().__iter__())[self.skip :]
         self.epoch, self.skip = self.epoch + 1, 0
-        return order
+        return iter(self.order)
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning's count of epochs, which is not needed: a training sets `epoch` and `skip`."""
@@ -48,8 +49,13 @@ def loader(
 ) -> DataLoader:
     """A loader of a data set whose ``__getitems__`` gives a whole batch at once.
 
-    Where it shuffles, a run that was interrupted goes on in the middle of an epoch (`Shuffled`).
+    Where it shuffles, processes share each batch, and a run that was interrupted goes on in the
+    middle of an epoch (`Shuffled`). UserError for a batch that they cannot share equally.
     """
+    if shuffle:
+        batch_size, left = divmod(batch_size, world()[0])
+        if left or not batch_size:
+            raise UserError(f"data.batch_size must divide by the {world()[0]} processes")
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -61,6 +67,12 @@ def loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
+
+
+def in_random_order(dataset: Dataset) -> Subset:
+    """The data set in one random order, the same in every run and process."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    return Subset(dataset, order.tolist())
 
 
 class Samples(Dataset):

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scm_core.parallel import gathered, local, scattered
+
 
 def power_exponent(sigma_rel: float) -> float:
     """gamma of a profile whose relative width is `sigma_rel` in (0, 0.28) (EDM2, algorithm 2).
@@ -26,13 +28,17 @@ def decay(step: int, gamma: float) -> float:
 class PowerEMA:
     """The running average of a module's parameters and buffers, kept beside the module.
 
-    It works tensor by tensor, so sharded parameters stay sharded.
+    Of a sharded module each process averages its own shards. With `device`, the average is kept
+    there instead of beside the weights.
     """
 
-    def __init__(self, module: nn.Module, sigma_rel: float) -> None:
+    def __init__(
+        self, module: nn.Module, sigma_rel: float, device: torch.device | str | None = None
+    ) -> None:
         self.gamma = power_exponent(sigma_rel)
         self.step = 0
-        self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.like = module.state_dict()
+        self.average = {k: local(v).detach().to(device, copy=True) for k, v in self.like.items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -40,15 +46,20 @@ class PowerEMA:
         self.step += 1
         keep = decay(self.step, self.gamma)
         for key, value in module.state_dict().items():
+            average, now = self.average[key], local(value)
             if value.is_floating_point():
-                self.average[key].lerp_(value.detach().to(self.average[key]), 1 - keep)
+                average.lerp_(now.to(average), 1 - keep)
             else:
-                self.average[key].copy_(value)
+                average.copy_(now)
+
+    def whole(self) -> dict[str, Tensor]:
+        """The average, put together from all processes, which all have to ask for it."""
+        return {key: gathered(value, self.like[key]) for key, value in self.average.items()}
 
     def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
-        return {"step": self.step, "average": self.average}
+        return {"step": self.step, "average": self.whole()}
 
     def load_state_dict(self, state: dict) -> None:
         self.step = state["step"]
         for key, value in state["average"].items():
-            self.average[key].copy_(value)
+            self.average[key].copy_(scattered(value, self.like[key]))

@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 import scm_core
-from scm_core import checkpoint, cli, config, evaluation, media, report
+from scm_core import checkpoint, cli, config, evaluation, media, parallel, report
 from scm_core.checkpoint import Checkpoint
 from scm_core.errors import UserError
 from scm_core.evaluation import Advance, Bench, Plan, Row
@@ -58,6 +58,12 @@ class EvaluateConfig:
 
 def main(arguments: list[str]) -> None:
     """Measure every row that is not yet measured; write, plot and print the table."""
+    with cli.together() as first:
+        evaluate(arguments, first)
+
+
+def evaluate(arguments: list[str], first: bool) -> None:
+    """The command, in one of the processes that share the drawing; only the `first` writes."""
     words = config.parse(arguments)
     data_words = OmegaConf.create({"data": words.pop("data", {})})
     decoder = words.pop("decoder", {})
@@ -80,7 +86,9 @@ def main(arguments: list[str]) -> None:
         device=student.device,
     )
     about = _about(student, teacher, full_config, bench, plan)
-    rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about))
+    rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about, first))
+    if not first:
+        return
     distance = f"fd_{bench.features.name}"
     found = evaluation.ratios(rows, distance, scores)
     figures = {**about, "date": _date(), "rows": rows, "ratios": found}
@@ -131,13 +139,18 @@ class Partial:
 
     NAME = "metrics.partial.json"
 
-    def __init__(self, folder: Path, about: Row) -> None:
-        """Take the rows that lie there, unless they are about something else."""
-        self.path, self.about, self.rows = folder / self.NAME, about, {}
+    def __init__(self, folder: Path, about: Row, writes: bool = True) -> None:
+        """Take the rows that lie there, unless they are about something else.
+
+        Of several processes only one writes, whose rows they all take.
+        """
+        self.path, self.about, self.writes = folder / self.NAME, about, writes
+        self.rows: dict[str, Row] = {}
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self.path.read_text())
             if found["about"] == json.loads(json.dumps(about)):
                 self.rows = found["rows"]
+        self.rows = parallel.every(self.rows)[0]
         self._write()  # so that a folder that cannot be written to is found before hours of work
 
     def add(self, row: Row) -> None:
@@ -146,6 +159,8 @@ class Partial:
         self._write()
 
     def _write(self) -> None:
+        if not self.writes:
+            return
         kept = {"about": self.about, "rows": self.rows}
         write_text(self.path, json.dumps(kept, indent=2) + "\n")
 

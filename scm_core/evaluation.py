@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm_core import generate
+from scm_core import generate, parallel
 from scm_core.checkpoint import Checkpoint
 from scm_core.conditioning import Condition
 from scm_core.errors import UserError
@@ -144,7 +144,8 @@ class Bench:
     ) -> tuple[Samples, Row]:
         """``n`` samples and what one of them cost; sample i takes condition i modulo their number.
 
-        The noise is the same for every setting. Seconds are medians over the batches of full size,
+        The noise is the same for every setting. Processes that work together take batches in turn;
+        the cost is as the first of them sees it. Seconds are medians over the batches of full size,
         divided by that size: other work on the machine, and the first batch, disturb only a few.
         Where the decoder knows how long media last, so does the cost: ``real_time_factor`` is that
         over all seconds spent.
@@ -153,8 +154,8 @@ class Bench:
         sampler = generate.sampler(
             setting.sampler, setting.steps, model.sigma_data, setting.guidance, model.condition
         )
-        parts, sampling, decoding = [], [], []
-        for part in generate.batches(self.n, self.batch_size):
+        parts, seconds = [], []
+        for part in parallel.turns(generate.batches(self.n, self.batch_size)):
             places = torch.arange(part.start, part.stop)
             there = {k: v[places % len(v)].to(self.device) for k, v in condition.items()}
             noise = generate.seeded_noise(
@@ -166,21 +167,13 @@ class Bench:
             sampled = self._now()
             media = model.decoder.decode(x)
             if len(places) == min(self.n, self.batch_size):
-                sampling.append((sampled - started) / len(places))
-                decoding.append((self._now() - sampled) / len(places))
+                spent = torch.tensor([sampled - started, self._now() - sampled])
+                seconds.append(spent.double() / len(places))
+                nfe, last = counted.nfe(len(places) * len(seconds)), media
             parts.append(self._measure(media, there, {}))
             advance(len(places))
-        seconds = statistics.median(sampling), statistics.median(decoding)
-        cost = {
-            "nfe": counted.nfe(self.n),
-            "seconds_per_sample": sum(seconds),
-            "sampling_seconds": seconds[0],
-            "decoding_seconds": seconds[1],
-        }
-        if hasattr(model.decoder, "seconds"):
-            cost["media_seconds"] = model.decoder.seconds(media)
-            cost["real_time_factor"] = cost["media_seconds"] / cost["seconds_per_sample"]
-        return _join(parts), cost
+        cost = _cost(model, nfe, torch.stack(seconds), last) if seconds else None
+        return _join(parallel.in_turn(parts)), parallel.every(cost)[0]
 
     def quality(self, reference: Tensor, samples: Samples) -> Row:
         """Distances to the training ``reference``, precision, recall and mean scores, by name.
@@ -212,6 +205,21 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _cost(model: Checkpoint, nfe: float, seconds: Tensor, media: Any) -> Row:
+    """What a sample costs, by the seconds for sampling and decoding one in each batch (B, 2)."""
+    sampling, decoding = (statistics.median(column) for column in seconds.T.tolist())
+    cost = {
+        "nfe": nfe,
+        "seconds_per_sample": sampling + decoding,
+        "sampling_seconds": sampling,
+        "decoding_seconds": decoding,
+    }
+    if hasattr(model.decoder, "seconds"):
+        cost["media_seconds"] = model.decoder.seconds(media)
+        cost["real_time_factor"] = cost["media_seconds"] / cost["seconds_per_sample"]
+    return cost
 
 
 def ratios(rows: list[Row], distance: str, scores: Sequence[str] = ()) -> Row:

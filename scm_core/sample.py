@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 import scm_core
-from scm_core import checkpoint, cli, config, generate, hub, media, provenance
+from scm_core import checkpoint, cli, config, generate, hub, media, parallel, provenance
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Label, Schema
 from scm_core.errors import UserError
@@ -72,7 +72,10 @@ def main(arguments: list[str]) -> None:
     condition = parse_condition(model.condition, asked, settings.n)
     draw = drawer(model, settings.sampler, settings.steps, settings.guidance)
     started = time.perf_counter()
-    x = draw_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
+    with cli.together() as first:
+        x = draw_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
+    if not first:
+        return
     pictures = model.decoder.decode(x)
     seconds = time.perf_counter() - started
     facts = provenance_of(model, settings, condition)
@@ -92,7 +95,7 @@ def open_checkpoint(
 
     `decoder` are keys of the modality's section `decoder` that replace what it was trained with.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = parallel.device()
     if path:
         shared = path.startswith(hub.PREFIX) or Path(path).is_dir()
         return checkpoint.load(hub.find(path) if shared else path, modality, device, decoder)
@@ -150,17 +153,19 @@ def draw_all(
     seed: int,
     batch_size: int,
 ) -> Tensor:
-    """`n` samples x (n, C, *grid) on the CPU, the same for the same seed and batch size."""
-    device = model.device
-    drawn = []
-    for part in generate.batches(n, batch_size):
+    """`n` samples x (n, C, *grid) on the CPU, the same for the same seed and batch size.
+
+    Processes that work together draw one batch each in turn, and all of them get all samples.
+    """
+    device, drawn = model.device, []
+    for part in parallel.turns(generate.batches(n, batch_size)):
         noise = generate.seeded_noise(
             model.shape, part.stop - part.start, seed, model.sigma_data, first=part.start
         )
         there = {key: value[part].to(device) for key, value in condition.items()}
         generator = generate.fresh_noise(seed, part.start, device)
         drawn.append(draw(model.model, noise.to(device), there, generator).cpu())
-    return torch.cat(drawn)
+    return torch.cat(parallel.in_turn(drawn))
 
 
 def write(

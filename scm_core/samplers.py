@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scm_core.conditioning import Condition
+from scm_core.parallel import randn_like
 from scm_core.trigflow import TrigFlow
 
 Model = Callable[[Tensor, Tensor, Condition | None], Tensor]
@@ -70,8 +71,8 @@ def consistency(
 ) -> Tensor:
     """One or more steps of a consistency model, x0 (B, C, *grid). NFE: `len(times)`.
 
-    Each step denoises to `f(x, t)`; all but the last add fresh noise from `generator` up to the
-    next time (arXiv 2410.11081, section 2).
+    Each step denoises to `f(x, t)`; all but the last add fresh noise up to the next time (arXiv
+    2410.11081, section 2): from `generator`, or, without one, this process's share of a batch.
     """
     flow = TrigFlow(sigma_data)
     times = torch.as_tensor(times, dtype=torch.float64)
@@ -79,9 +80,12 @@ def consistency(
     for i, t in enumerate(times):
         x = noise
         if i:
-            fresh = torch.randn(
-                noise.shape, dtype=noise.dtype, device=noise.device, generator=generator
-            )
+            if generator is None:
+                fresh = randn_like(noise)
+            else:
+                fresh = torch.randn(
+                    noise.shape, dtype=noise.dtype, device=noise.device, generator=generator
+                )
             x = flow.interpolate(x0, sigma_data * fresh, t.to(noise))
         x0 = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(noise))
     return x0

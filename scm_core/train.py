@@ -24,11 +24,12 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from scm_core import checkpoint, cli, config, generate
+from scm_core import checkpoint, cli, config, generate, parallel
 from scm_core.conditioning import schema_to_dict
 from scm_core.errors import UserError
 from scm_core.files import write_text
@@ -36,17 +37,10 @@ from scm_core.latents import LatentDecoder, Latents, run
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.samplers import PATHS
 from scm_core.stages import Autoencoding, Student, Teacher
-from scm_core.stages.callbacks import (
-    Averaging,
-    Guard,
-    Interrupt,
-    Logging,
-    Previews,
-    ProgressBar,
-    Saving,
-    Seeding,
-)
+from scm_core.stages.callbacks import Averaging, Interrupt, Saving, Seeding
 from scm_core.stages.stage import Stage
+from scm_core.stages.student import TANGENTS
+from scm_core.stages.watching import Guard, Logging, Previews, ProgressBar, Speed
 
 STAGES = ("decoder", "teacher", "student")
 PREVIEW_SAMPLES = 40
@@ -70,6 +64,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             f"student.midtraining.solver={student.midtraining.solver} is none of {known}"
         )
+    if student.tangent not in TANGENTS:
+        raise UserError(f"student.tangent={student.tangent} is none of {', '.join(TANGENTS)}")
     if not student.consistency and not student.score.weight:
         raise UserError("student.consistency=0 leaves no loss: give student.score.weight too")
     run = Run(spec, settings)
@@ -107,20 +103,24 @@ class Run:
             self._use_latents()
         stage = self._build(name)
         last = self.folder / name / "last.ckpt"
-        averaging = Averaging(settings.ema)
+        options = self.settings.trainer
+        averaging = Averaging(settings.ema, "cpu" if options.average_on_cpu else None)
         trainer = self._trainer(name, steps, averaging, last)
-        if self.settings.trainer.compile:
-            for network in stage.networks():
+        for network in stage.networks():
+            if options.recompute:
+                parallel.recompute(network)
+            if options.compile:
                 network.compile()
         try:
             trainer.fit(stage, datamodule=self.data, ckpt_path=_resumable(last), weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
             raise KeyboardInterrupt from None
         trainer.save_checkpoint(last)
+        average = averaging.ema.whole()
         if trainer.is_global_zero:
             checkpoint.export(
                 exported,
-                averaging.ema.average,
+                average,
                 stage=name,
                 step=trainer.global_step,
                 config=self.settings,
@@ -179,6 +179,7 @@ class Run:
             Guard(last),
             Saving(last.parent, options.checkpoint_every),
             Logging(options.log_every),
+            Speed(options.log_every, counts=not options.compile),
             Previews(
                 options.preview_every,
                 self.folder / name / "samples",
@@ -190,11 +191,13 @@ class Run:
         ]
         if self.settings.max_time:
             callbacks.append(Timer(_duration(self.settings.max_time), verbose=False))
-        devices = options.devices
+        strategy = options.strategy
+        if strategy == "fsdp":  # the second, whose shards Dual goes through; whole checkpoints
+            strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
         return Trainer(
             accelerator=options.accelerator,
-            devices=int(devices) if devices.lstrip("-").isdigit() else devices,
-            strategy=options.strategy,
+            **parallel.devices(options.devices),
+            strategy=strategy,
             precision=config.precision(options.precision, options.accelerator),
             max_steps=steps,
             accumulate_grad_batches=options.accumulate,

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scm_core import cli, evaluate, sample, train
 
@@ -147,6 +148,18 @@ def test_a_diverging_run_stops_and_says_where(run, fashion_root, tmp_path):
     said = run("train", *words, "teacher.lr=1e8", "max_steps=200", ok=False)
     assert "diverged at step" in said and "at t in [" in said
     assert f"the last good checkpoint is {tmp_path}/run/teacher/last.ckpt" in said
+    facts = json.loads((tmp_path / "run" / "teacher" / "diverged.json").read_text())
+    assert len(set(facts["samples"])) == len(facts["t"]) == len(facts["loss"]) == 16
+    assert max(facts["samples"]) < 256 and facts["step"] > 4
+
+
+def test_a_run_logs_how_fast_it_is(trained):
+    events = EventAccumulator(str(trained / "logs" / "student"))
+    events.Reload()
+    for name in ("samples per second", "TFLOP per second", "seconds to write a checkpoint"):
+        assert all(event.value > 0 for event in events.Scalars(f"speed/{name}"))
+    waited = [event.value for event in events.Scalars("speed/share of time waiting for data")]
+    assert all(0 < share < 1 for share in waited)
 
 
 def test_max_time_ends_a_stage_with_its_weights(run, fashion_root, tmp_path):

@@ -16,9 +16,10 @@ from modalities.image.folder import read_folder
 from modalities.image.sets import Images, Split, read_cifar10, read_fashion_mnist
 from modalities.pixels import Shown, Standardised
 from scm_core.conditioning import Condition, Label
-from scm_core.data import loader
+from scm_core.data import in_random_order, loader
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, Batch
+from scm_core.parallel import shared
 
 GRID = 2  # dimensions of an image
 NAMES = ("fashion_mnist", "cifar10", "folder")
@@ -48,7 +49,7 @@ class Flipped(Standardised):
     def __getitems__(self, indices: list[int]) -> Batch:
         """A whole batch at once."""
         x, condition = super().__getitems__(indices)
-        mirrored = torch.rand(len(x)) < 0.5
+        mirrored = shared(torch.rand, len(x)) < 0.5
         x[mirrored] = x[mirrored].flip(-1)
         return Batch(x, condition)
 
@@ -113,7 +114,7 @@ class ImageDataModule(lightning.LightningDataModule):
     def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
         """Batches of uint8 images and their labels, of ``train`` (shuffled) or ``test``."""
         if split == "train":
-            return iter(self._loader(Shown(self.train_set.split), shuffle=True, drop_last=True))
+            return iter(self._loader(in_random_order(Shown(self.train_set.split))))
         return iter(self._loader(Shown(self.test_set.split)))
 
     @property

@@ -16,7 +16,7 @@ from modalities.video.folder import read_folder
 from modalities.video.sprites import read_sprites
 from modalities.video.ucf101 import read_ucf101
 from scm_core.conditioning import Condition, Schema
-from scm_core.data import loader
+from scm_core.data import in_random_order, loader
 from scm_core.errors import UserError
 
 READERS = {"sprites": read_sprites, "folder": read_folder, "ucf101": read_ucf101}
@@ -108,7 +108,7 @@ class VideoDataModule(lightning.LightningDataModule):
     def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
         """Batches of uint8 clips and their conditions, of ``train`` (shuffled) or ``test``."""
         if split == "train":
-            return iter(self._loader(Shown(self.train_set.split), shuffle=True, drop_last=True))
+            return iter(self._loader(in_random_order(Shown(self.train_set.split))))
         return iter(self._loader(Shown(self.test_set.split)))
 
     def _loader(self, clips: Dataset, **options: bool) -> DataLoader:

@@ -2,7 +2,8 @@
 
 from scm_core.dual import attention, elementwise, linear, norms  # noqa: F401  (register the rules)
 from scm_core.dual.core import Dual, DualError, jvp, rule
+from scm_core.dual.difference import difference
 from scm_core.dual.fallback import fallbacks
 from scm_core.dual.verification import Report, verify
 
-__all__ = ["Dual", "DualError", "Report", "fallbacks", "jvp", "rule", "verify"]
+__all__ = ["Dual", "DualError", "Report", "difference", "fallbacks", "jvp", "rule", "verify"]

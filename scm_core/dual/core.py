@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from scm_core.errors import UserError
+
 RULES: dict[Any, Callable[..., Any]] = {}
 """Torch function -> rule; a rule has the function's own signature and gets `Dual`s in it."""
 
 
-class DualError(RuntimeError):
+class DualError(UserError):
     """An operation that `Dual` cannot differentiate; the message names it and what to do."""
 
 

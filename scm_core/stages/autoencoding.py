@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scm_core import parallel
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.stages.stage import Stage
 
@@ -18,11 +19,12 @@ class Autoencoding(Stage):
     """Learns to give samples back through its latents; `backbone` has `encode` and `decode`."""
 
     watched_name = "error"
+    evaluated_by = ("encode", "decode")
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         z = self.backbone.encode(batch.x)
         spread = z.detach().transpose(0, 1).flatten(1).std(1).view(-1, *[1] * (z.ndim - 2))
-        x = self.backbone.decode(z + NOISE * spread * torch.randn_like(z))
+        x = self.backbone.decode(z + NOISE * spread * parallel.randn_like(z))
         error = (x - batch.x) / SIGMA_DATA
         loss = functional.smooth_l1_loss(error, torch.zeros_like(error), beta=SMOOTH)
         loss = loss + SIZE * z.float().square().mean()

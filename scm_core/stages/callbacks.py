@@ -1,12 +1,10 @@
-"""What happens around the training steps: averaging, saving, guarding, showing."""
+"""What happens around the training steps, so that a run can stop anywhere and go on."""
 
 from __future__ import annotations
 
-import contextlib
-import math
 import random
 import signal
-from collections.abc import Callable, Iterator
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +12,11 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from torch import nn
 
-from scm_core import media
-from scm_core.cli import console
 from scm_core.data import Shuffled
 from scm_core.ema import PowerEMA
 from scm_core.errors import UserError
-from scm_core.modality import Decoder
-from scm_core.stages.stage import BINS, Stage
-
-DIVERGED = 100.0  # in units of the data: a healthy error is below 2, a healthy |g| below 5
+from scm_core.stages.stage import Stage
 
 
 class AtSteps(Callback):
@@ -48,15 +32,15 @@ class AtSteps(Callback):
 
 
 class Averaging(AtSteps):
-    """The power-function average of the backbone, in every checkpoint."""
+    """The power-function average of the backbone, in every checkpoint; it lies on `device`."""
 
-    def __init__(self, sigma_rel: float) -> None:
-        self.sigma_rel = sigma_rel
+    def __init__(self, sigma_rel: float, device: str | None = None) -> None:
+        self.sigma_rel, self.device = sigma_rel, device
         self.ema: PowerEMA | None = None
         self.restored: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, stage: Stage) -> None:
-        self.ema = PowerEMA(stage.backbone, self.sigma_rel)
+        self.ema = PowerEMA(stage.backbone, self.sigma_rel, self.device)
         if self.restored:
             self.ema.load_state_dict(self.restored)
 
@@ -99,6 +83,7 @@ class Saving(AtSteps, ModelCheckpoint):
             super().on_exception(trainer, stage, exception)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        began = time.perf_counter()
         try:
             super()._save_checkpoint(trainer, filepath)
         except OSError as error:  # the file is replaced whole or not at all
@@ -106,10 +91,12 @@ class Saving(AtSteps, ModelCheckpoint):
                 f"cannot write {filepath}: {error.strerror or error}; the checkpoint before it is "
                 "whole: free some room and run the command again"
             ) from error
+        spent = {"speed/seconds to write a checkpoint": time.perf_counter() - began}
+        trainer.logger.log_metrics(spent, trainer.global_step)
 
 
 class Seeding(AtSteps):
-    """All that a step draws, and its batch, depend on the seed, the step and the process alone.
+    """All that a step draws, and its batch, depend on the seed and the step alone.
 
     So a resumed run does what an uninterrupted one does, bit for bit on one CPU: it needs no state
     of generators, and starts within the epoch where the last checkpoint was written.
@@ -140,7 +127,7 @@ class Seeding(AtSteps):
             loader.sampler.skip = steps * accumulate * loader.batch_size
 
     def _seed(self, trainer: Trainer) -> None:
-        facts = (self.name, self.seed, trainer.global_step, self.part, trainer.global_rank)
+        facts = (self.name, self.seed, trainer.global_step, self.part)
         seed = random.Random(repr(facts)).getrandbits(32)
         random.seed(seed)
         np.random.seed(seed)
@@ -150,7 +137,7 @@ class Seeding(AtSteps):
 class Interrupt(AtSteps):
     """Ctrl-C ends the run after the step it falls into, so that its checkpoint is whole.
 
-    A second Ctrl-C does not wait.
+    All processes end after the same step. A second Ctrl-C does not wait.
     """
 
     def on_fit_start(self, trainer: Trainer, stage: Stage) -> None:
@@ -158,7 +145,7 @@ class Interrupt(AtSteps):
         self.before = signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        if self.stepped(trainer) and self.asked:
+        if self.stepped(trainer) and any_process(trainer, self.asked):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, stage: Stage) -> None:
@@ -174,132 +161,6 @@ class Interrupt(AtSteps):
         self.asked = True
 
 
-class Guard(Callback):
-    """Stops a run whose loss is no number or whose watched figure has left all bounds."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-
-    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        loss, t, value = stage.last
-        bad = ~(loss.isfinite() & (value < DIVERGED))
-        mean = stage.watched.nanmean()
-        if not bad.any() or (loss.isfinite().all() and mean < DIVERGED):
-            return
-        index = int(bad.nonzero()[0])
-        place = int(t[index] * BINS * 2 / math.pi)
-        low, high = (edge * math.pi / 2 / BINS for edge in (place, place + 1))
-        kept = f"the last good checkpoint is {self.checkpoint}"
-        if not self.checkpoint.exists():
-            kept = "no checkpoint had been written"
-        raise UserError(
-            f"training diverged at step {trainer.global_step}: loss {loss[index]:.3g}, "
-            f"{stage.watched_name} {value[index]:.3g} at t in [{low:.2f}, {high:.2f}]; {kept}. "
-            "Lower the learning rate or lengthen the warm-up, and run the command again"
-        )
-
-
-class Logging(Callback):
-    """Loss, learning rate and the watched figure, overall and by t-bin, into TensorBoard."""
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-
-    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        if trainer.global_step % self.every or trainer.logger is None:
-            return
-        name = stage.watched_name
-        figures = {
-            "loss": stage.last[0].mean().item(),
-            name: stage.watched.nanmean().item(),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-        }
-        for i, value in enumerate(stage.watched.tolist()):
-            if math.isfinite(value):
-                figures[f"{name} by t/{i / BINS * math.pi / 2:.2f}"] = value
-        trainer.logger.log_metrics(figures, trainer.global_step)
-
-
-class Previews(Callback):
-    """Samples of the averaged weights, always from the same noise, as PNG and in TensorBoard."""
-
-    def __init__(
-        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], decoder: Decoder
-    ) -> None:
-        self.every, self.folder, self.draw, self.decoder = every, folder, draw, decoder
-        self.drawn = -1
-
-    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        step = trainer.global_step
-        if step % self.every or step == self.drawn or not trainer.is_global_zero:
-            return
-        self.drawn = step
-        averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
-        with averaged(stage.backbone, averaging.ema):
-            drawn = self.draw(stage.backbone)
-        picture = self.decoder.preview(drawn)
-        media.write_png(picture, self.folder / f"{step:07d}.png")
-        trainer.logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-        if hasattr(self.decoder, "sound"):
-            waveform, rate = self.decoder.sound(drawn)
-            trainer.logger.experiment.add_audio("samples", waveform, step, sample_rate=rate)
-
-
-@contextlib.contextmanager
-def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
-    """The backbone with its averaged weights and in eval mode, within a `with` block."""
-    live = {key: value.detach().clone() for key, value in backbone.state_dict().items()}
-    backbone.load_state_dict(ema.average)
-    backbone.eval()
-    try:
-        yield
-    finally:
-        backbone.load_state_dict(live)
-        backbone.train()
-
-
-class ProgressBar(Callback):
-    """One rich bar for the whole stage: steps, it/s, loss and the watched figure.
-
-    Where the output is no terminal it is a line every `every` steps.
-    """
-
-    def __init__(self, name: str, every: int) -> None:
-        self.name, self.every = name, every
-        self.progress = Progress(
-            TextColumn(f"[bold]{name}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]:.2f} it/s"),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-
-    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
-        if not trainer.is_global_zero:
-            return
-        self.task = self.progress.add_task(
-            "", total=trainer.max_steps, completed=trainer.global_step, speed=0.0, figures=""
-        )
-        self.progress.start()
-
-    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        if not trainer.is_global_zero:
-            return
-        task, step = self.progress.tasks[self.task], trainer.global_step
-        figures = task.fields["figures"]
-        if step % 10 == 0:
-            loss, watched = stage.last[0].mean().item(), stage.watched.nanmean().item()
-            figures = f"loss {loss:.3f}  {stage.watched_name} {watched:.3f}"
-        speed = task.speed or 0.0
-        self.progress.update(self.task, completed=step, speed=speed, figures=figures)
-        if step % self.every == 0 and not console.is_terminal:
-            console.print(f"{self.name} {step}/{task.total}  {speed:.2f} it/s  {figures}")
-
-    def on_train_end(self, trainer: Trainer, stage: Stage) -> None:
-        self.progress.stop()
-
-    def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:
-        self.progress.stop()
+def any_process(trainer: Trainer, true: bool) -> bool:
+    """Whether it is true in any of the processes, which all have to ask."""
+    return trainer.strategy.reduce_boolean_decision(true, all=False)

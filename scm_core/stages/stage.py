@@ -7,8 +7,11 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
+from scm_core import parallel
 from scm_core.conditioning import Schema
 from scm_core.layers import LearnedWeight
 from scm_core.modality import SIGMA_DATA
@@ -26,6 +29,8 @@ class Stage(lightning.LightningModule):
     """
 
     watched_name: str
+    evaluated_by: tuple[str, ...] = ()  # the networks' methods beside `forward`
+    sharded = False
 
     def __init__(self, backbone: nn.Module, config: Any) -> None:
         super().__init__()
@@ -36,6 +41,15 @@ class Stage(lightning.LightningModule):
     def networks(self) -> list[nn.Module]:
         """Every network that a step evaluates."""
         return [self.backbone]
+
+    def configure_model(self) -> None:
+        """Shard everything that has parameters, where the strategy is FSDP2."""
+        if self.sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        self.sharded = True
+        mesh = init_device_mesh(self.device.type, (self.trainer.world_size,))
+        for module in {*self.children(), *self.networks()}:
+            parallel.shard(module, mesh, self.evaluated_by)
 
     def forget_watched(self) -> None:
         """Start the average anew, where the watched figure changes its meaning."""
@@ -91,8 +105,9 @@ class NoisedStage(Stage):
         self, x0: Tensor, proposal: LogNormalProposal | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`(x_t, velocity, t)` for a batch of data, times drawn from the (stage's) proposal."""
-        t = (proposal or self.proposal).sample(x0.shape[0], x0.device)
-        noise = torch.randn_like(x0) * SIGMA_DATA
+        times = (proposal or self.proposal).sample
+        t = parallel.shared(lambda n: times(n, x0.device), len(x0))
+        noise = parallel.randn_like(x0) * SIGMA_DATA
         return self.flow.interpolate(x0, noise, t), self.flow.velocity(x0, noise, t), t
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scm_core import dual
+from scm_core import dual, parallel
 from scm_core.conditioning import Condition, Schema
 from scm_core.guidance import Guided
 from scm_core.layers import LearnedWeight
@@ -27,6 +27,8 @@ from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.proposal import LogNormalProposal
 from scm_core.samplers import PATHS, consistency, consistency_times, ode_times
 from scm_core.stages.stage import NoisedStage, cosine
+
+TANGENTS = {"dual": dual.jvp, "difference": dual.difference}
 
 
 class Student(NoisedStage):
@@ -95,7 +97,14 @@ class Student(NoisedStage):
         dxdt = self.teacher_velocity(x_t, t, batch.condition) if self.teacher else velocity
         warmup = warmup_ratio(self.phase_step, self.config.tangent_warmup)
         F, g = student_tangent(
-            dual.jvp, self.backbone, x_t, dxdt, t, SIGMA_DATA, warmup, condition=batch.condition
+            TANGENTS[self.config.tangent],
+            self.backbone,
+            x_t,
+            dxdt,
+            t,
+            SIGMA_DATA,
+            warmup,
+            condition=batch.condition,
         )
         loss = consistency_loss(F, normalise(g, self.config.c, self.config.norm), self.weight(t))
         self.watch(loss, t, rms(g))
@@ -118,11 +127,11 @@ class Student(NoisedStage):
         """Samples as the student draws them, with the graph of one of its steps, any of them."""
         times = consistency_times(random.choice(self.config.score.rollouts), SIGMA_DATA)
         before = random.randrange(len(times))
-        x = SIGMA_DATA * torch.randn_like(batch.x)
+        x = SIGMA_DATA * parallel.randn_like(batch.x)
         t = times[before].to(x).expand(len(x))
         if before:
             x0 = consistency(self.backbone, x, times[:before], SIGMA_DATA, batch.condition)
-            x = self.flow.interpolate(x0, SIGMA_DATA * torch.randn_like(x0), t)
+            x = self.flow.interpolate(x0, SIGMA_DATA * parallel.randn_like(x0), t)
         F = self.backbone(x / SIGMA_DATA, t, batch.condition)
         return clipped(self.flow.to_data(x, F, t), self.bounds)
 
@@ -142,7 +151,7 @@ class Student(NoisedStage):
         condition = {key: value[:n] for key, value in batch.condition.items()}
         u = torch.empty(()).uniform_(0.25, 1).item()
         times = jittered_times(ode_times(steps, SIGMA_DATA), u)
-        noise = SIGMA_DATA * torch.randn_like(batch.x[:n])
+        noise = SIGMA_DATA * parallel.randn_like(batch.x[:n])
         solve = PATHS[self.config.midtraining.solver]
         path = solve(self.guided, noise, times, SIGMA_DATA, condition)
         x_t = torch.cat([path[i] for i in chosen])
@@ -200,4 +209,6 @@ def rms(x: Tensor) -> Tensor:
 
 def nothing(idle: list[nn.Module | None]) -> Tensor | float:
     """0, with a graph to modules that a step leaves out: DDP wants every parameter in it."""
-    return sum((0 * p.sum() for module in idle if module for p in module.parameters()), 0.0)
+    return sum(
+        (0 * parallel.local(p).sum() for module in idle if module for p in module.parameters()), 0.0
+    )

@@ -1,0 +1,257 @@
+"""Callbacks that watch a run: what stops it, what is logged, drawn and shown of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.throughput import get_available_flops
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scm_core import media, parallel
+from scm_core.cli import console
+from scm_core.data import Shuffled
+from scm_core.ema import PowerEMA
+from scm_core.errors import UserError
+from scm_core.files import write_text
+from scm_core.modality import Decoder
+from scm_core.stages.callbacks import AtSteps, Averaging, any_process
+from scm_core.stages.stage import BINS, Stage
+
+DIVERGED = 100.0  # in units of the data: a healthy error is below 2, a healthy |g| below 5
+
+
+class Guard(Callback):
+    """Stops a run whose loss is no number or whose watched figure has left all bounds.
+
+    All processes stop, and `diverged.json` beside the checkpoint says what the step had learned
+    from, as the first process knows it in which it happened.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        self.batches = 0  # since the pass through the data began
+
+    def on_train_epoch_start(self, trainer: Trainer, stage: Stage) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        self.batches += 1
+        loss, _, value = stage.last
+        bad = ~(loss.isfinite() & (value < DIVERGED))
+        mild = loss.isfinite().all() and stage.watched.nanmean() < DIVERGED
+        diverged = bool(bad.any() and not mild)
+        if not any_process(trainer, diverged):
+            return
+        reports = parallel.every(self._report(trainer, stage, bad) if diverged else None)
+        sentence, facts = next(report for report in reports if report)
+        if trainer.is_global_zero:
+            write_text(self.checkpoint.with_name("diverged.json"), json.dumps(facts))
+        raise UserError(sentence)
+
+    def _report(self, trainer: Trainer, stage: Stage, bad: Tensor) -> tuple[str, dict[str, Any]]:
+        """What to tell, and to write down, of a step that went wrong here."""
+        loss, t, value = stage.last
+        first = int(bad.nonzero()[0])
+        place = int(t[first] * BINS * 2 / math.pi)
+        low, high = (edge * math.pi / 2 / BINS for edge in (place, place + 1))
+        kept = f"the last good checkpoint is {self.checkpoint}"
+        if not self.checkpoint.exists():
+            kept = "no checkpoint had been written"
+        sentence = (
+            f"training diverged at step {trainer.global_step}: loss {loss[first]:.3g}, "
+            f"{stage.watched_name} {value[first]:.3g} at t in [{low:.2f}, {high:.2f}]; {kept}. "
+            "Lower the learning rate or lengthen the warm-up, and run the command again"
+        )
+        loader, facts = trainer.train_dataloader, {"step": trainer.global_step}
+        if isinstance(loader.sampler, Shuffled):
+            taken = loader.sampler.order[(self.batches - 1) * loader.batch_size :]
+            facts["samples"] = taken[: loader.batch_size]
+        figures = {"loss": loss, "t": t, stage.watched_name: value}
+        return sentence, facts | {key: one.tolist() for key, one in figures.items()}
+
+
+class Logging(Callback):
+    """Loss, learning rate and the watched figure, overall and by t-bin, into TensorBoard."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        if trainer.global_step % self.every or trainer.logger is None:
+            return
+        name = stage.watched_name
+        figures = {
+            "loss": trainer.strategy.reduce(stage.last[0].mean()).item(),
+            name: stage.watched.nanmean().item(),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        for i, value in enumerate(stage.watched.tolist()):
+            if math.isfinite(value):
+                figures[f"{name} by t/{i / BINS * math.pi / 2:.2f}"] = value
+        trainer.logger.log_metrics(figures, trainer.global_step)
+
+
+class Speed(AtSteps):
+    """How fast training goes, every so many steps, into TensorBoard.
+
+    Samples a second of all processes, the share of the time that this one waited for data, and what
+    its device does: the most memory taken, and floating-point operations a second, which are
+    counted in the steps that are logged unless they are compiled, also as a share of the peak where
+    Lightning knows it.
+    """
+
+    def __init__(self, every: int, counts: bool) -> None:
+        self.every, self.counts = every, counts
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        super().on_train_start(trainer, stage)
+        self.operations: deque[int] = deque(maxlen=16)  # of a batch; steps differ in what they do
+        self._begin()
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.waited += time.perf_counter() - self.ended
+        self.counter = contextlib.ExitStack()
+        if self.counts and (trainer.global_step + 1) % self.every == 0:
+            counted = self.counter.enter_context(FlopCounterMode(display=False))
+            self.counter.callback(lambda: self.operations.append(counted.get_total_flops()))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self.counter.close()
+        self.batches += 1
+        self.samples += len(batch.x) * trainer.world_size
+        if self.stepped(trainer) and trainer.global_step % self.every == 0:
+            trainer.logger.log_metrics(self._figures(trainer), trainer.global_step)
+            self._begin()
+        self.ended = time.perf_counter()
+
+    def _begin(self) -> None:
+        self.began = self.ended = time.perf_counter()
+        self.batches, self.samples, self.waited = 0, 0, 0.0
+
+    def _figures(self, trainer: Trainer) -> dict[str, float]:
+        seconds = time.perf_counter() - self.began
+        device = trainer.strategy.root_device
+        figures = {
+            "speed/samples per second": self.samples / seconds,
+            "speed/share of time waiting for data": self.waited / seconds,
+        }
+        if device.type == "cuda":
+            figures["speed/GB of device memory"] = torch.cuda.max_memory_allocated(device) / 1e9
+        if self.operations:
+            each = sum(self.operations) / len(self.operations)
+            rate = each * self.batches / seconds
+            figures["speed/TFLOP per second"] = rate / 1e12
+            half = trainer.precision_plugin.precision.startswith("bf16")
+            peak = get_available_flops(device, torch.bfloat16 if half else torch.float32)
+            if peak:
+                figures["speed/share of peak"] = rate / peak
+        return figures
+
+
+class Previews(Callback):
+    """Samples of the averaged weights, always from the same noise, as PNG and in TensorBoard."""
+
+    def __init__(
+        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], decoder: Decoder
+    ) -> None:
+        self.every, self.folder, self.draw, self.decoder = every, folder, draw, decoder
+        self.drawn = -1
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        step = trainer.global_step
+        if step % self.every or step == self.drawn:
+            return
+        self.drawn = step
+        averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
+        with averaged(stage.backbone, averaging.ema):
+            drawn = self.draw(stage.backbone)  # by all processes: each may hold a shard
+        if not trainer.is_global_zero:
+            return
+        picture = self.decoder.preview(drawn)
+        media.write_png(picture, self.folder / f"{step:07d}.png")
+        trainer.logger.experiment.add_image("samples", picture, step, dataformats="HWC")
+        if hasattr(self.decoder, "sound"):
+            waveform, rate = self.decoder.sound(drawn)
+            trainer.logger.experiment.add_audio("samples", waveform, step, sample_rate=rate)
+
+
+@contextlib.contextmanager
+def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
+    """The backbone with its averaged weights and in eval mode, within a `with` block."""
+    live = {key: parallel.local(v).detach().clone() for key, v in backbone.state_dict().items()}
+    parallel.load(backbone, ema.average)
+    backbone.eval()
+    try:
+        yield
+    finally:
+        parallel.load(backbone, live)
+        backbone.train()
+
+
+class ProgressBar(Callback):
+    """One rich bar for the whole stage: steps, it/s, loss and the watched figure.
+
+    Where the output is no terminal it is a line every `every` steps.
+    """
+
+    def __init__(self, name: str, every: int) -> None:
+        self.name, self.every = name, every
+        self.progress = Progress(
+            TextColumn(f"[bold]{name}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:.2f} it/s"),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.task = self.progress.add_task(
+            "", total=trainer.max_steps, completed=trainer.global_step, speed=0.0, figures=""
+        )
+        self.progress.start()
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        task, step = self.progress.tasks[self.task], trainer.global_step
+        figures = task.fields["figures"]
+        if step % 10 == 0:
+            loss, watched = stage.last[0].mean().item(), stage.watched.nanmean().item()
+            figures = f"loss {loss:.3f}  {stage.watched_name} {watched:.3f}"
+        speed = task.speed or 0.0
+        self.progress.update(self.task, completed=step, speed=speed, figures=figures)
+        if step % self.every == 0 and not console.is_terminal:
+            console.print(f"{self.name} {step}/{task.total}  {speed:.2f} it/s  {figures}")
+
+    def on_train_end(self, trainer: Trainer, stage: Stage) -> None:
+        self.progress.stop()
+
+    def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:
+        self.progress.stop()
