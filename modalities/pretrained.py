@@ -76,20 +76,23 @@ def load(name: str, shape: tuple[int, ...], statistics: dict[str, Any]) -> Pretr
     Raises UserError when there is none, it cannot be read, or it takes other channels.
     """
     try:
-        from diffusers import AutoModel
+        from diffusers import AutoencoderKL
+        from diffusers.models import autoencoders
     except ImportError:
         raise UserError(NEEDS) from None
     folder = Path(name).expanduser()
     place, subfolder = (str(folder), None) if folder.exists() else _on_the_hub(name)
     try:
-        network = AutoModel.from_pretrained(
+        kind = AutoencoderKL.load_config(place, subfolder=subfolder).get("_class_name")
+        # Not by diffusers' AutoModel, which imports what the files name.
+        build = getattr(autoencoders, str(kind), None)
+        network = build and build.from_pretrained(
             place, subfolder=subfolder, use_safetensors=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # diffusers and its hub raise all kinds
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"decoder.pretrained={name} cannot be read: {reason}") from error
     if not (hasattr(network, "encode") and hasattr(network, "decode")):
-        kind = type(network).__name__
         raise UserError(f"decoder.pretrained={name} is a {kind}, which is no autoencoder")
     if shape[0] not in (1, network.config.in_channels):
         raise UserError(

@@ -7,8 +7,10 @@ statistics as JSON. Nothing in it can execute code. Weights are stored in half p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,10 @@ FORMAT = "scm-core-1"
 AUTOENCODER = "autoencoder/"  # before the names of its weights; no module is called so
 SCALE = "/scale"  # behind the name of a weight in 8 bits: what its rows are multiplied by
 WORTH = 4096  # numbers from which a weight is worth 8 bits
+STATED = {"modality": str, "stage": str, "step": int, "sigma_data": float, "shape": list}
+STATED |= {"condition": dict, "statistics": dict, "config": dict}
 # What a command was told about one run and one machine is not the model's.
-OF_THE_RUN = ("stage", "out", "max_steps", "max_time")
+OF_THE_RUN = ("stage", "out", "max_steps", "max_time", "limits")
 
 
 @dataclass(frozen=True)
@@ -140,27 +144,49 @@ def load(
     """Read an exported checkpoint onto a device; `decoder` replaces keys of that section.
 
     Raises UserError for a missing or unreadable file, one of another modality than `modality`, and
-    weights that do not fit the backbone its configuration describes.
+    weights that do not fit the backbone its configuration describes. A modality that is not
+    installed is imported only if `modality` is it too: a file may not choose what code runs.
     """
     path = Path(path)
     described, weights = read(path)
-    if modality and described["modality"] != modality:
-        raise UserError(f"{path} holds a model of {described['modality']}, not of {modality}")
-    spec = modalities.get(described["modality"])
+    name = described["modality"]
+    if modality and name != modality:
+        raise UserError(f"{path} holds a model of {name}, not of {modality}")
+    if ":" in name and not modality:
+        raise UserError(f"{path} is of a plugin that is not installed: give modality={name} too")
+    spec = modalities.get(name)
+    try:
+        return _built(path, spec, described, weights, device, decoder)
+    except UserError:
+        raise
+    except Exception as error:  # a file may describe anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} describes no model of {name}: {reason}") from error
+
+
+def _built(
+    path: Path,
+    spec: modalities.ModalitySpec,
+    described: dict[str, Any],
+    weights: dict[str, Tensor],
+    device: torch.device | str,
+    decoder: dict[str, Any] | DictConfig | None,
+) -> Checkpoint:
+    stated = {k: v for k, v in described["config"].items() if k not in OF_THE_RUN}
     base = configuration.defaults(spec)
-    config = configuration.merge(base, (str(path), OmegaConf.create(described["config"])))
+    config = configuration.merge(base, (str(path), OmegaConf.create(stated)))
+    config.modality = described["modality"]
     if decoder:
         config = configuration.merge(
             config, ("command line", OmegaConf.create({"decoder": decoder}))
         )
     shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
-    backbone = spec.build_backbone(config, shape, condition)
-    decoder = spec.build_decoder(config, described["statistics"])
     weights, of_autoencoder = split(weights)
+    backbone = _network(lambda: spec.build_backbone(config, shape, condition), weights, path)
+    decoder = spec.build_decoder(config, described["statistics"])
     if latents := described["statistics"].get("latents"):
         autoencoder = build_autoencoder(spec, config, described["statistics"], of_autoencoder, path)
         decoder = LatentDecoder(autoencoder, decoder, latents)
-    load_weights(backbone, weights, path)
     return Checkpoint(
         path=path,
         stage=described["stage"],
@@ -188,10 +214,14 @@ def build_autoencoder(
     Raises UserError when it is not the one that the checkpoint's samples are latents of.
     """
     latents = statistics["latents"]
-    autoencoder = spec.build_autoencoder(config, tuple(latents["of"]), statistics)
+
+    def build() -> nn.Module:
+        return spec.build_autoencoder(config, tuple(latents["of"]), statistics)
+
     if weights:
-        load_weights(autoencoder, weights, source)
-    elif autoencoder is None or fingerprint(autoencoder) != latents["autoencoder"]:
+        return _network(build, weights, source)
+    autoencoder = build()
+    if autoencoder is None or fingerprint(autoencoder) != latents["autoencoder"]:
         raise UserError(f"{source} holds latents of another autoencoder than the one configured")
     return autoencoder
 
@@ -215,18 +245,36 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise UserError(f"{path} was not written by this version of scm-core")
             weights = {key: file.get_tensor(key) for key in file.keys()}
             described = {key: json.loads(value) for key, value in metadata.items()}
+            if wrong := [k for k, kind in STATED.items() if type(described.get(k)) is not kind]:
+                raise UserError(f"{path} does not state its {wrong[0]}")
+            if "${" in metadata["config"]:
+                raise UserError(f"{path} has a configuration with ${{...}}, which is not looked up")
             return described, _unpacked(weights)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def load_weights(backbone: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Strictly load weights into a backbone; UserError names the first that does not fit."""
-    expected = backbone.state_dict()
+def _network(build: Callable[[], nn.Module], weights: dict[str, Tensor], source: Path) -> nn.Module:
+    """What `build` makes, with these weights; it takes no memory before they are known to fit."""
+    with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+        _check(build(), weights, source)
+    network = build()
+    load_weights(network, weights, source)
+    return network
+
+
+def _check(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """UserError for the first of these weights that does not fit the network."""
+    expected = network.state_dict()
     wrong = [k for k in expected if k not in weights or weights[k].shape != expected[k].shape]
     wrong += [k for k in weights if k not in expected]
     if wrong:
         raise UserError(f"{source} holds another backbone: {wrong[0]} does not fit")
+
+
+def load_weights(backbone: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Strictly load weights into a backbone; UserError names the first that does not fit."""
+    _check(backbone, weights, source)
     backbone.load_state_dict(weights)
 
 

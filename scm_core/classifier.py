@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import torch
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scm_core import cache, config
 from scm_core.errors import UserError
+
+log = logging.getLogger(__name__)
 
 CACHE = cache.CACHE / "judges"
 
@@ -37,9 +41,7 @@ def trained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build()
-        if path.exists():
-            network.load_state_dict(load_file(path))
-        else:
+        if not _restored(network, path):
             train(network, batches, steps, peak)
             _save(network, path)
     return network.eval().requires_grad_(False)
@@ -71,6 +73,17 @@ def convolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )
+
+
+def _restored(network: nn.Module, path: Path) -> bool:
+    """Whether the kept weights could be loaded."""
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if path.exists():
+            log.warning("%s cannot be read (%s) and is made again", path, error)
+        return False
+    return True
 
 
 def _save(network: nn.Module, path: Path) -> None:

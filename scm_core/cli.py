@@ -14,7 +14,7 @@ from rich.console import Console
 from scm_core import parallel
 from scm_core.errors import UserError
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)  # what files are called is no markup
 
 
 def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:

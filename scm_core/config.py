@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from scm_core import modality as modalities
 from scm_core.errors import UserError
+from scm_core.limits import Limits
 
 
 @dataclass
@@ -132,6 +134,7 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    limits: Limits = field(default_factory=Limits)
 
 
 def parse(arguments: list[str]) -> DictConfig:
@@ -139,10 +142,22 @@ def parse(arguments: list[str]) -> DictConfig:
     for word in arguments:
         if "=" not in word:
             raise UserError(f"{word!r} is not key=value; --help lists the keys")
+        if "???" in word:  # which OmegaConf takes for a value that is still to come
+            raise UserError(f"{word!r} gives no value")
     try:
-        return OmegaConf.from_dotlist(arguments)
+        words = OmegaConf.from_dotlist(arguments)
     except Exception as error:  # the YAML parser's own errors for a malformed value
         raise UserError(f"cannot read {' '.join(arguments)}: {_line(error)}") from error
+    return words
+
+
+def word(command: DictConfig, key: str) -> str | None:
+    """The value of a word that decides what the others mean, if it is given."""
+    try:
+        value = command.get(key)
+    except OmegaConfBaseException as error:
+        raise UserError(f"command line: {key}: {_line(error)}") from error
+    return None if value is None else str(value)
 
 
 def merge(base: DictConfig, *layers: tuple[str, DictConfig]) -> DictConfig:
@@ -150,6 +165,7 @@ def merge(base: DictConfig, *layers: tuple[str, DictConfig]) -> DictConfig:
     for source, layer in layers:
         try:
             base = OmegaConf.merge(base, layer)
+            OmegaConf.to_container(base, resolve=True)  # interpolations that lead nowhere
         except ConfigKeyError as error:
             key = error.full_key or str(error.key)
             raise UserError(f"{source}: no key {key}; {nearest(key, keys(base))}") from error
@@ -162,21 +178,23 @@ def merge(base: DictConfig, *layers: tuple[str, DictConfig]) -> DictConfig:
 def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
     """The modality named by `modality=` and its finished configuration."""
     command = parse(arguments)
-    if not command.get("modality"):
+    if not (name := word(command, "modality")):
         names = ", ".join(entry.name for entry in modalities.installed()) or "none is installed"
         raise UserError(f"which modality? give modality=NAME ({names})")
-    spec = modalities.get(command.modality)
+    spec = modalities.get(name)
     return spec, finish(spec, command)
 
 
 def finish(spec: modalities.ModalitySpec, command: DictConfig) -> DictConfig:
     """The configuration of a modality under the command line's words, preset and `out` named."""
-    preset = command.get("preset") or default_preset()
+    preset = word(command, "preset") or default_preset()
     config = merge(
         defaults(spec),
-        (f"preset {preset}", _read_yaml(_preset_file(spec, preset))),
+        (f"preset {preset}", read_yaml(_preset_file(spec, preset))),
         ("command line", command),
     )
+    if missing := OmegaConf.missing_keys(config):
+        raise UserError(f"{', '.join(sorted(missing))} has no value")
     config.preset = preset
     config.out = config.out or f"runs/{spec.name}-{Path(preset).stem}"
     return config
@@ -185,7 +203,7 @@ def finish(spec: modalities.ModalitySpec, command: DictConfig) -> DictConfig:
 def defaults(spec: modalities.ModalitySpec) -> DictConfig:
     """The plugin's dataclass under its config.yaml."""
     base = OmegaConf.structured(spec.config)
-    return merge(base, (spec.config_file.name, _read_yaml(spec.config_file)))
+    return merge(base, (spec.config_file.name, read_yaml(spec.config_file)))
 
 
 def default_preset() -> str:
@@ -213,6 +231,14 @@ def keys(config: DictConfig, prefix: str = "") -> list[str]:
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             found += keys(config[key], f"{name}.")
     return found
+
+
+def section(command: DictConfig, key: str) -> Any:
+    """A section's words, taken out of the command's; an empty one where there are none."""
+    try:
+        return command.pop(key, {})
+    except OmegaConfBaseException as error:
+        raise UserError(f"command line: {key}: {_line(error)}") from error
 
 
 def nearest(key: str, known: list[str]) -> str:
@@ -245,9 +271,18 @@ def _preset_file(spec: modalities.ModalitySpec, preset: str) -> Path:
     return spec.presets / f"{preset}.yaml"
 
 
-def _read_yaml(path: Path) -> DictConfig:
+def read_yaml(path: Path) -> DictConfig:
+    """A YAML file as a configuration; UserError where it is none.
+
+    Aliases are refused: a few of them in each other make a file of billions of values.
+    """
     try:
-        return OmegaConf.create(OmegaConf.load(path) or {})
+        text = path.read_text()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has aliases (*), which are not read")
+        if not isinstance(found := OmegaConf.create(text), DictConfig):
+            raise ValueError("it is a list, not keys with values")
+        return found
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except Exception as error:
@@ -255,4 +290,4 @@ def _read_yaml(path: Path) -> DictConfig:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

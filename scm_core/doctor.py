@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from packaging.requirements import Requirement
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import scm_core
 from scm_core import cli, config
@@ -50,8 +50,7 @@ def main(arguments: list[str]) -> None:
         table.add_column()
         table.add_column(overflow="fold")
         for thing, ok, said in findings:
-            mark = "[green]ok[/]" if ok else "[yellow]--[/]"
-            table.add_row(escape(thing), mark, escape(said))
+            table.add_row(thing, Text("ok", "green") if ok else Text("--", "yellow"), said)
         cli.console.print(table)
 
 

@@ -8,7 +8,7 @@ Keys (key=value):
   seed=0             the same seed draws the same samples
   features=MODULE:CLASS   another feature extractor than the plugin's, such as one of your own
   out=FOLDER         for metrics.json and quality_time.png; default: where the student lies
-  data.root= ... decoder.vocoder= ...   the plugin's own keys, where they differ from the training's
+  data.root= ... decoder.vocoder= ... limits.seconds= ...   keys that differ from the training's
 An interrupted evaluation goes on, row by row, when the same command is given again.
 """
 
@@ -65,14 +65,14 @@ def main(arguments: list[str]) -> None:
 def evaluate(arguments: list[str], first: bool) -> None:
     """The command, in one of the processes that share the drawing; only the `first` writes."""
     words = config.parse(arguments)
-    data_words = OmegaConf.create({"data": words.pop("data", {})})
-    decoder = words.pop("decoder", {})
+    of_data = OmegaConf.create({key: config.section(words, key) for key in ("data", "limits")})
+    decoder = config.section(words, "decoder")
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", words))
     preset = _preset(settings)
     student, teacher = _models(settings, decoder)
     plan = evaluation.PLANS[preset]
     out = Path(settings.out) if settings.out else student.path.parent
-    full_config = config.merge(student.config, ("command line", data_words))
+    full_config = config.merge(student.config, ("command line", of_data))
     data = student.spec.build_data(full_config)
     data.setup()
     if tuple(data.shape) != student.data_shape:
@@ -146,7 +146,7 @@ class Partial:
         """
         self.path, self.about, self.writes = folder / self.NAME, about, writes
         self.rows: dict[str, Row] = {}
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             found = json.loads(self.path.read_text())
             if found["about"] == json.loads(json.dumps(about)):
                 self.rows = found["rows"]

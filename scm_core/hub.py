@@ -74,16 +74,22 @@ def save(student: Path, folder: Path, bits: int) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {STUDENT: student, **{name: student.with_name(name) for name in WEIGHTS}}
-        for name, path in weights.items():
-            if path.exists():
+        for name in (STUDENT, *WEIGHTS):
+            path = student if name == STUDENT else _beside(student, name)
+            if path:
                 (shutil.copyfile if bits == 16 else checkpoint.shrink)(path, folder / name)
         for name in FIGURES if bits == 16 else ():
-            if (found := student.with_name(name)).exists():
+            if found := _beside(student, name):
                 shutil.copyfile(found, folder / name)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     return folder
+
+
+def _beside(student: Path, name: str) -> Path | None:
+    """A file beside a student, None where there is none or it is a link to somewhere else."""
+    found = student.with_name(name).resolve()
+    return found if found.is_file() and found.parent == student.resolve().parent else None
 
 
 def find(name: str) -> Path:
@@ -143,10 +149,16 @@ def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) ->
 
 
 def _figures(student: Path) -> str:
-    path = student.with_name("metrics.json")
-    if not path.exists():
+    path = _beside(student, "metrics.json")
+    if path is None:
         return UNEVALUATED
-    metrics = json.loads(path.read_text())
+    try:
+        return _table(json.loads(path.read_text()))
+    except Exception as error:  # a file that came with a model may hold anything
+        raise UserError(f"{path} holds no figures of scm_core.evaluate") from error
+
+
+def _table(metrics: dict[str, Any]) -> str:
     rows, features = metrics["rows"], metrics["features"]
     scores = [key for key in rows[0] if key.endswith("accuracy")]
     heads = ["", "NFE", "ms per sample", f"Frechet distance ({features})", *scores]

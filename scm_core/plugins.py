@@ -19,7 +19,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from scm_core import cli, config
@@ -71,7 +70,7 @@ def describe(name: str, *words: str) -> None:
     one and the words name no other.
     """
     spec = modalities.get(name)
-    cli.console.print(f"modality {name}: {escape(str(inspect.getfile(spec.config)))}\n")
+    cli.console.print(f"modality {name}: {inspect.getfile(spec.config)}\n")
     own = {field.name for field in dataclasses.fields(spec.config)}
     own -= {field.name for field in dataclasses.fields(Config)}
     comments = yaml_comments(spec.config_file)
@@ -85,7 +84,7 @@ def describe(name: str, *words: str) -> None:
         cli.console.print(_table(["key", "type", "default", "meaning"], rows))
     settings = config.finish(spec, config.parse([f"modality={name}", *_smoke(spec, words), *words]))
     for line in shapes(spec, settings):
-        cli.console.print(escape(line))
+        cli.console.print(line)
 
 
 def keys(
@@ -147,7 +146,7 @@ def _table(columns: list[str], rows: Any) -> Table:
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         values = dataclasses.astuple(row) if dataclasses.is_dataclass(row) else row
-        table.add_row(*(escape("" if value is None else str(value)) for value in values))
+        table.add_row(*("" if value is None else str(value) for value in values))
     return table
 
 

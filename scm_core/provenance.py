@@ -15,11 +15,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-from rich.markup import escape
-
 from scm_core import cli
 from scm_core.errors import UserError
+from scm_core.limits import Limits, container, picture
 
 KEY = "scm-core"  # of a PNG's text; elsewhere the facts are the comment
 PICTURES = {".png", ".gif"}
@@ -57,11 +55,11 @@ def read(path: str | Path) -> Facts:
     path = Path(path)
     try:
         text = _of_picture(path) if path.suffix.lower() in PICTURES else _of_container(path)
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except Exception as error:  # codecs raise all kinds of errors on damaged files
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read: {reason}") from error
-    with contextlib.suppress(TypeError, ValueError, KeyError):
-        return json.loads(text)[KEY]
+    with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError, RecursionError):
+        return dict(json.loads(text)[KEY].items())
     raise UserError(f"{path} does not say how it was made")
 
 
@@ -71,22 +69,20 @@ def main(arguments: list[str]) -> None:
         raise UserError("which file? python -m scm_core.provenance FILE ...")
     for name in arguments:
         facts = read(name)
-        cli.console.print(escape(name), style="bold", soft_wrap=True)
+        cli.console.print(name, style="bold", soft_wrap=True)
         for key, value in facts.items():
-            cli.console.print(escape(f"  {key}: {value}"), soft_wrap=True)
+            cli.console.print(f"  {key}: {value}", soft_wrap=True)
 
 
 def _of_picture(path: Path) -> str | None:
-    with Image.open(path) as image:
+    with picture(path, Limits()) as image:
         found = getattr(image, "text", {}).get(KEY) or image.info.get("comment")
     return found.decode(errors="replace") if isinstance(found, bytes) else found
 
 
 def _of_container(path: Path) -> str | None:
-    import av  # a third of a second: only to read sounds and clips
-
-    with av.open(str(path)) as container:  # its errors are OSErrors or ValueErrors
-        return container.metadata.get("comment")
+    with container(path, Limits()) as opened:
+        return opened.metadata.get("comment")
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ class SampleConfig:
 def main(arguments: list[str]) -> None:
     """Draw, decode and write the samples that the words ask for."""
     words = config.parse(arguments)
-    decoder = words.pop("decoder", {})
-    model = open_checkpoint(words.get("checkpoint"), words.get("modality"), decoder)
+    decoder = config.section(words, "decoder")
+    where = (config.word(words, key) for key in ("checkpoint", "modality"))
+    model = open_checkpoint(*where, decoder)
     # As written: YAML would read a class called yes as true.
     written = dict(word.split("=", 1) for word in arguments)
     asked = {key: written[key] for key in words if key in model.condition}

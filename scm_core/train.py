@@ -251,7 +251,7 @@ class Run:
             }
         )
         if saved.exists():
-            before = OmegaConf.load(saved)
+            before = config.read_yaml(saved)
             for key in ("modality", "backbone"):
                 if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
                     raise UserError(
@@ -273,7 +273,8 @@ def _resumable(last: Path) -> Path | None:
     if not last.exists():
         return None
     try:
-        torch.load(last, weights_only=True, map_location="cpu", mmap=True)
+        held = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
+        held["pytorch-lightning_version"], held["state_dict"], held["loops"]
         return last
     except Exception as error:  # torch raises whatever the broken bytes make of its reader
         raise UserError(f"{last} cannot be read: delete it to start the stage over") from error

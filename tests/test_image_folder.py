@@ -94,15 +94,6 @@ def test_many_broken_files_stop_with_their_list(tree):
         prepared(name="folder", root=str(tree))
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_decompression_bomb_is_a_broken_file(tree, caplog, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    Image.new("L", (40, 40)).save(tree / "boots" / "bomb.png")
-    with caplog.at_level(logging.WARNING):
-        data = prepared(name="folder", root=str(tree), channels=1)
-    assert "bomb.png: 40 x 40 pixels" in caplog.text and data.shape == (1, 28, 28)
-
-
 def test_folders_without_a_clear_meaning_are_refused(tree):
     (tree / "empty").mkdir()
     with pytest.raises(UserError, match="no image .of jpeg, jpg, png, webp"):

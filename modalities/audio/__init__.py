@@ -51,7 +51,9 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "audio",
     find_data=lambda config: find_font(config.data.font),
     checkpoints=ROOT / "checkpoints" / "audio",
-    build_data=lambda config: AudioDataModule(config.data, _mel(config)),
+    build_data=lambda config: AudioDataModule(
+        config.data, _mel(config), limits=OmegaConf.to_object(config.limits)
+    ),
     build_backbone=lambda config, shape, schema: backbone.build(
         config.backbone, _mel(config), shape, schema
     ),

@@ -21,6 +21,7 @@ from scm_core.cache import CACHE
 from scm_core.conditioning import Condition, Schema
 from scm_core.data import loader
 from scm_core.errors import UserError
+from scm_core.limits import Limits
 from scm_core.modality import SIGMA_DATA, Batch
 
 NAMES = ("notes", "folder", "speech_commands")
@@ -91,7 +92,13 @@ class AudioDataModule(lightning.LightningDataModule):
     condition: Schema
     statistics: dict[str, Any]
 
-    def __init__(self, config: AudioData, mel: MelSettings, cache: Path = CACHE) -> None:
+    def __init__(
+        self,
+        config: AudioData,
+        mel: MelSettings,
+        cache: Path = CACHE,
+        limits: Limits | None = None,
+    ) -> None:
         """Check the configuration; nothing is read before ``setup()``."""
         super().__init__()
         if config.name not in NAMES:
@@ -101,6 +108,7 @@ class AudioDataModule(lightning.LightningDataModule):
                 raise UserError(f"data.{key}={getattr(config, key)} must be at least 1.")
         mel.check()
         self.config, self.mel, self.cache = config, mel, cache
+        self.limits = limits or Limits()
         self._ready = False
 
     def prepare_data(self) -> None:
@@ -151,7 +159,7 @@ class AudioDataModule(lightning.LightningDataModule):
     def _read(self) -> Clips:
         if self.config.name == "notes":
             return Notes(self.config, self.mel, self.cache / "notes")
-        return Recordings(self.config, self.mel, self.cache / "recordings")
+        return Recordings(self.config, self.mel, self.cache / "recordings", self.limits)
 
     def _loader(self, clips: Standardised, **options: bool) -> DataLoader:
         return loader(clips, self.config.batch_size, self.config.workers, **options)

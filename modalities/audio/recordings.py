@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Label
 from scm_core.errors import UserError
 from scm_core.folders import Skipped, classified, identity, in_threads, report
+from scm_core.limits import Limits, container, frames
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,13 @@ class Recordings:
     or broken are named in a warning and skipped; more than 1 % broken ones stop with their list.
     """
 
-    def __init__(self, config: Any, mel: MelSettings, cache: Path = CACHE / "recordings") -> None:
+    def __init__(
+        self,
+        config: Any,
+        mel: MelSettings,
+        cache: Path = CACHE / "recordings",
+        limits: Limits | None = None,
+    ) -> None:
         """Decode what ``config`` (an AudioData) names, or read its log-mels from the cache."""
         if config.normalise not in NORMALISATIONS:
             raise UserError(
@@ -65,6 +73,7 @@ class Recordings:
         else:
             raise UserError("data.name=folder needs the folder of recordings: data.root=.")
         self.folder, self.mel, self.normalise = folder, mel, config.normalise
+        self.limits = limits or Limits()
         self.samples = config.frames * mel.hop
         self.origin = {"source": folder.resolve().name, "licence": config.licence or "not stated"}
         self.paths = [path for files in classes.values() for path in files]
@@ -87,7 +96,8 @@ class Recordings:
         return torch.stack([self._clip(*row) for row in rows])
 
     def _clip(self, file: int, start: int, gain: float) -> Tensor:
-        part = decode_file(self.paths[file], self.mel.sample_rate)[start : start + self.samples]
+        sound = decode_file(self.paths[file], self.mel.sample_rate, self.limits)
+        part = sound[start : start + self.samples]
         return functional.pad(part * gain, (0, self.samples - len(part)))
 
     def _identity(self) -> dict[str, Any]:
@@ -97,6 +107,7 @@ class Recordings:
             "mel": asdict(self.mel),
             "samples": self.samples,
             "normalise": self.normalise,
+            "limits": asdict(self.limits),
         }
 
     def _prepare_all(self) -> Table:
@@ -125,7 +136,7 @@ class Recordings:
     def _prepare(self, path: Path) -> Prepared | Skipped:
         rate = self.mel.sample_rate
         try:
-            sound = decode_file(path, rate)
+            sound = decode_file(path, rate, self.limits)
         except Exception as error:  # codecs raise all kinds of errors on damaged files
             return Skipped(getattr(error, "strerror", None) or str(error), broken=True)
         if len(sound) < SHORTEST * rate:
@@ -141,20 +152,23 @@ class Recordings:
         return Prepared(starts, log_mel(clips[audible] * gain, self.mel).half(), gain)
 
 
-def decode_file(path: Path, sample_rate: int) -> Tensor:
+def decode_file(path: Path, sample_rate: int, limits: Limits | None = None) -> Tensor:
     """A file's first audio stream as float32 (samples,) at ``sample_rate``, the channels' mean.
 
     What comes before the end of a truncated file is kept. Raises whatever the codec raises when
-    there is nothing to decode, ValueError when there is no sound in it.
+    there is nothing to decode, ValueError when there is no sound in it or it exceeds a limit.
     """
-    parts: list[np.ndarray] = []
-    with av.open(str(path)) as container:
-        if not container.streams.audio:
+    limits, parts, samples = limits or Limits(), [], 0
+    with container(path, limits) as opened:
+        if not opened.streams.audio:
             raise ValueError("it has no audio stream")
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate)
         try:
-            for frame in container.decode(audio=0):
-                parts += [part.to_ndarray()[0] for part in resampler.resample(_mono(frame))]
+            for frame in frames(opened, "audio", limits):
+                for part in resampler.resample(_mono(frame)):
+                    parts.append(part.to_ndarray()[0])
+                    samples += part.samples
+                limits.check(bytes=4 * samples)
         except av.FFmpegError as error:
             if not parts:
                 raise
@@ -199,7 +213,7 @@ def speech_commands(root: str | None) -> tuple[Path, dict[str, list[Path]], set[
         try:
             home.mkdir(parents=True, exist_ok=True)
             torchaudio.datasets.SPEECHCOMMANDS(home, download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, tarfile.TarError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".:")
             raise UserError(
                 f"Speech Commands could not be downloaded ({reason}); unpack it yourself and name "
@@ -208,7 +222,7 @@ def speech_commands(root: str | None) -> tuple[Path, dict[str, list[Path]], set[
         folder = places[1]
     # The words' folders; what begins with an underscore is noise.
     classes, _ = classified(folder, {".wav"}, "recording", r"^([^_/][^/]*)/")
-    listed = (folder / "testing_list.txt").read_text().split()
+    listed = (folder / "testing_list.txt").read_text(errors="replace").split()
     return folder, classes, {folder / name for name in listed}
 
 

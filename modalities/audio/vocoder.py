@@ -240,7 +240,7 @@ def read_settings(weights: Path) -> tuple[MelSettings, dict[str, Any]]:
         return MelSettings(**{ours: config[theirs] for ours, theirs in KEYS.items()}), config
     except OSError as error:
         raise UserError(f"{weights} needs its config.json beside it ({path}).") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} does not describe a HiFi-GAN generator.") from error
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from modalities import pretrained
 from modalities.image.data import ImageData, ImageDataModule
 from modalities.image.decoder import ImageDecoder
@@ -48,7 +50,7 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "image",
     find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=ROOT / "checkpoints" / "image",
-    build_data=lambda config: ImageDataModule(config.data),
+    build_data=lambda config: ImageDataModule(config.data, OmegaConf.to_object(config.limits)),
     build_autoencoder=_autoencoder,
     build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
     build_decoder=lambda config, statistics: ImageDecoder(statistics),

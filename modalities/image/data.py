@@ -18,6 +18,7 @@ from modalities.pixels import Shown, Standardised
 from scm_core.conditioning import Condition, Label
 from scm_core.data import in_random_order, loader
 from scm_core.errors import UserError
+from scm_core.limits import Limits
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.parallel import shared
 
@@ -65,7 +66,7 @@ class ImageDataModule(lightning.LightningDataModule):
     condition: dict[str, Label]
     statistics: dict[str, Any]
 
-    def __init__(self, config: ImageData) -> None:
+    def __init__(self, config: ImageData, limits: Limits | None = None) -> None:
         """Check the configuration; nothing is read before ``setup()``."""
         super().__init__()
         if config.name not in NAMES:
@@ -74,7 +75,7 @@ class ImageDataModule(lightning.LightningDataModule):
             raise UserError(f"data.batch_size={config.batch_size} must be at least 1.")
         if config.size is not None and config.size < 1:
             raise UserError(f"data.size={config.size} must be at least 1.")
-        self.config = config
+        self.config, self.limits = config, limits or Limits()
         self._ready = False
 
     def prepare_data(self) -> None:
@@ -130,7 +131,7 @@ class ImageDataModule(lightning.LightningDataModule):
     def _read(self) -> tuple[Split, Split, tuple[str, ...]]:
         c = self.config
         if c.name == "folder":
-            return read_folder(c.root, c.size, c.channels)
+            return read_folder(c.root, c.size, c.channels, self.limits)
         return {"fashion_mnist": read_fashion_mnist, "cifar10": read_cifar10}[c.name](
             c.root, c.size
         )

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional
 from modalities.image.sets import Split, squared
 from scm_core.errors import UserError
 from scm_core.folders import BROKEN, classified, in_threads
+from scm_core.limits import Limits, picture
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,11 @@ MEMORY = 2 << 30  # bytes of decoded images that are kept instead of decoded aga
 class Files:
     """Images that do not fit in memory: indexed like a tensor, decoded at every access."""
 
-    def __init__(self, paths: Sequence[Path], size: int | None, channels: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], size: int | None, channels: int, limits: Limits
+    ) -> None:
         """Remember the files; nothing is opened."""
-        self.paths, self.size, self.channels = paths, size, channels
+        self.paths, self.how = paths, (size, channels, limits)
 
     def __len__(self) -> int:
         """The number of files."""
@@ -36,12 +39,11 @@ class Files:
 
     def __getitem__(self, indices: Tensor | list[int]) -> Tensor:
         """The uint8 images (B, C, H, W) of these files."""
-        paths = (self.paths[int(i)] for i in indices)
-        return torch.stack([decode_file(path, self.size, self.channels) for path in paths])
+        return torch.stack([decode_file(self.paths[int(i)], *self.how) for i in indices])
 
 
 def read_folder(
-    root: str | None, size: int | None, channels: int
+    root: str | None, size: int | None, channels: int, limits: Limits
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """A folder's training split, held-out split and class names (its subfolders, sorted).
 
@@ -57,7 +59,7 @@ def read_folder(
     classes, held_out = classified(folder, SUFFIXES, "image")
     names = tuple(classes)
     paths = [path for files in classes.values() for path in files]
-    images, readable = _read_all(paths, size, channels)
+    images, readable = _read_all(paths, size, channels, limits)
     paths = [paths[i] for i in readable]
     label_of = {path: names.index(name) for name, files in classes.items() for path in files}
     labels = torch.tensor([label_of[path] for path in paths])
@@ -67,21 +69,23 @@ def read_folder(
     splits = []
     for chosen in (torch.nonzero(~test)[:, 0], torch.nonzero(test)[:, 0]):
         if images is None:
-            kept = Files([paths[i] for i in chosen], size, channels)
+            kept = Files([paths[i] for i in chosen], size, channels, limits)
         else:
             kept = images[chosen]
         splits.append(Split(kept, labels[chosen]))
     return splits[0], splits[1], names
 
 
-def decode_file(path: Path, size: int | None, channels: int) -> Tensor:
+def decode_file(
+    path: Path, size: int | None, channels: int, limits: Limits | None = None
+) -> Tensor:
     """One file's first frame, upright, as uint8 (C, H, W); what is transparent becomes white.
 
-    Raises whatever the codec raises when the file is damaged or implausibly large.
+    Raises whatever the codec raises when the file is damaged, ValueError beyond a limit.
     """
-    with Image.open(path) as opened:
-        if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
+    limits = limits or Limits()
+    with picture(path, limits) as opened:
+        limits.check_square(opened.width, opened.height, size)
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # 16 bits of grey
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
@@ -92,11 +96,11 @@ def decode_file(path: Path, size: int | None, channels: int) -> Tensor:
 
 
 def _read_all(
-    paths: list[Path], size: int | None, channels: int
+    paths: list[Path], size: int | None, channels: int, limits: Limits
 ) -> tuple[Tensor | None, list[int]]:
     """All readable images (N, C, H, W), or None if they exceed MEMORY, and which they are."""
     images, shape, readable, broken = None, None, [], []
-    for i, image in enumerate(_decoded(paths, size, channels)):
+    for i, image in enumerate(_decoded(paths, size, channels, limits)):
         if isinstance(image, Exception):
             log.warning("skipped a broken image, %s: %s", paths[i], image)
             broken.append(f"{paths[i].parent.name}/{paths[i].name}")
@@ -123,12 +127,14 @@ def _read_all(
     return None if images is None else images[: len(readable)], readable
 
 
-def _decoded(paths: list[Path], size: int | None, channels: int) -> Iterator[Tensor | Exception]:
+def _decoded(
+    paths: list[Path], size: int | None, channels: int, limits: Limits
+) -> Iterator[Tensor | Exception]:
     """Each file's image or the error that it gave, in order, decoded by as many threads as CPUs."""
 
     def attempt(path: Path) -> Tensor | Exception:
         try:
-            return decode_file(path, size, channels)
+            return decode_file(path, size, channels, limits)
         except Exception as error:  # codecs raise all kinds of errors on damaged files
             return error
 

@@ -7,6 +7,7 @@ import gzip
 import math
 import socket
 import sys
+import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from scm_core.conditioning import Condition
 from scm_core.errors import UserError
 
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
+LARGEST = 1 << 26  # bytes of an unpacked idx file; the training images are 47 million
 ADVICE = "run `apt-get install dataset-fashion-mnist` or name its folder with data.root=."
 FASHION_NAMES = (
     "t-shirt",
@@ -141,7 +143,7 @@ def _download(name: str, advice: str) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise UserError(f"{name} could not be downloaded ({reason}); {advice}") from error
     finally:
@@ -167,10 +169,12 @@ def _read_idx(folder: Path, name: str) -> Tensor:
         raise UserError(f"{folder} holds no {name}.gz of Fashion-MNIST.")
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            content = np.frombuffer(file.read(), np.uint8)
+            content = np.frombuffer(file.read(LARGEST + 1), np.uint8)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
     rank = int(content[3]) if content[:3].tolist() == [0, 0, 8] and len(content) > 3 else 0
+    if len(content) > LARGEST:
+        raise UserError(f"{path} is larger than any file of Fashion-MNIST; fetch it again.")
     start = 4 + 4 * rank
     shape = content[4:start].view(">u4").tolist() if rank and len(content) >= start else []
     if not shape or min(shape) < 1 or len(content) != start + math.prod(shape):

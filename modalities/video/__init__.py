@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from modalities import pretrained
 from modalities.image.sets import find_fashion_mnist
 from modalities.video import autoencoder
@@ -50,7 +52,7 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "video",
     find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=ROOT / "checkpoints" / "video",
-    build_data=lambda config: VideoDataModule(config.data),
+    build_data=lambda config: VideoDataModule(config.data, OmegaConf.to_object(config.limits)),
     build_autoencoder=_autoencoder,
     build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
     build_decoder=lambda config, statistics: ClipDecoder(statistics),

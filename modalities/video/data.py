@@ -12,14 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modalities.pixels import Shown, Standardised
-from modalities.video.folder import read_folder
+from modalities.video.folder import Splits, read_folder
 from modalities.video.sprites import read_sprites
 from modalities.video.ucf101 import read_ucf101
 from scm_core.conditioning import Condition, Schema
 from scm_core.data import in_random_order, loader
 from scm_core.errors import UserError
+from scm_core.limits import Limits
 
-READERS = {"sprites": read_sprites, "folder": read_folder, "ucf101": read_ucf101}
+READERS = {"folder": read_folder, "ucf101": read_ucf101}
+NAMES = ("sprites", *READERS)
 GRID = 3  # dimensions of a clip
 MEASURED = 1000  # clips by which mean and standard deviation are measured
 
@@ -58,25 +60,25 @@ class VideoDataModule(lightning.LightningDataModule):
     statistics: dict[str, Any]
     identity: Any
 
-    def __init__(self, config: VideoData) -> None:
+    def __init__(self, config: VideoData, limits: Limits | None = None) -> None:
         """Check the configuration; nothing is read before ``setup()``."""
         super().__init__()
-        if config.name not in READERS:
-            raise UserError(f"data.name={config.name} is none of {', '.join(READERS)}.")
+        if config.name not in NAMES:
+            raise UserError(f"data.name={config.name} is none of {', '.join(NAMES)}.")
         for key in ("batch_size", "frames", "size", "clips", "stride"):
             value = getattr(config, key)
             if value is not None and value < 1:
                 raise UserError(f"data.{key}={value} must be at least 1.")
         if config.fps <= 0:
             raise UserError(f"data.fps={config.fps:g} must be above 0.")
-        self.config = config
+        self.config, self.limits = config, limits or Limits()
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
         """Find both splits and measure the training split; a second call does nothing."""
         if self._ready:
             return
-        train, test, self.identity = READERS[self.config.name](self.config)
+        train, test, self.identity = self._read()
         if len(train) < self.config.batch_size:
             raise UserError(
                 f"The training split has {len(train)} clips, fewer than "
@@ -110,6 +112,11 @@ class VideoDataModule(lightning.LightningDataModule):
         if split == "train":
             return iter(self._loader(in_random_order(Shown(self.train_set.split))))
         return iter(self._loader(Shown(self.test_set.split)))
+
+    def _read(self) -> Splits:
+        if self.config.name == "sprites":
+            return read_sprites(self.config)
+        return READERS[self.config.name](self.config, limits=self.limits)
 
     def _loader(self, clips: Dataset, **options: bool) -> DataLoader:
         return loader(clips, self.config.batch_size, self.config.workers, **options)

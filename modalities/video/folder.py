@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Label
 from scm_core.errors import UserError
 from scm_core.folders import Classes, Skipped, classified, identity, in_threads, report
+from scm_core.limits import Limits, container, frames
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,9 @@ class Files:
 Splits = tuple[Files, Files, dict[str, Any]]
 
 
-def read_folder(config: Any, cache: Path = CACHE / "videos") -> Splits:
+def read_folder(
+    config: Any, cache: Path = CACHE / "videos", limits: Limits | None = None
+) -> Splits:
     """Training clips, held-out clips, and all that they depend on; class = subfolder.
 
     UserError for a folder that is missing, empty, or mixed; see ``read_files`` for the rest.
@@ -57,11 +61,16 @@ def read_folder(config: Any, cache: Path = CACHE / "videos") -> Splits:
     if not config.root:
         raise UserError("data.name=folder needs the folder of videos: data.root=.")
     folder = Path(config.root).expanduser()
-    return read_files(folder, *classified(folder, SUFFIXES, "video"), config, cache)
+    return read_files(folder, *classified(folder, SUFFIXES, "video"), config, cache, limits)
 
 
 def read_files(
-    folder: Path, classes: Classes, held: set[Path], config: Any, cache: Path = CACHE / "videos"
+    folder: Path,
+    classes: Classes,
+    held: set[Path],
+    config: Any,
+    cache: Path = CACHE / "videos",
+    limits: Limits | None = None,
 ) -> Splits:
     """Clips of the files of each class, training and held-out, and all that they depend on.
 
@@ -72,8 +81,9 @@ def read_files(
     """
     paths = [path for files in classes.values() for path in files]
     settings = {key: getattr(config, key) for key in ("fps", "size", "frames", "stride")}
-    whole = {"version": VERSION, **settings, **identity(folder, paths)}
-    table, facts = cached(cache, whole, lambda: _prepared(folder, paths, config))
+    limits = limits or Limits()
+    whole = {"version": VERSION, **settings, **identity(folder, paths), "limits": asdict(limits)}
+    table, facts = cached(cache, whole, lambda: _prepared(folder, paths, config, limits))
     report(folder, facts["skipped"], len(paths), "video")
     file = table["file"].long()
     label = torch.tensor([i for i, files in enumerate(classes.values()) for _ in files])[file]
@@ -85,35 +95,38 @@ def read_files(
     return train, test, whole
 
 
-def read_frames(path: Path, fps: float, size: int) -> Tensor:
+def read_frames(path: Path, fps: float, size: int, limits: Limits | None = None) -> Tensor:
     """A file's frames at ``fps`` a second, upright, centre square: uint8 (T, 3, size, size).
 
     Each instant shows the frame that a player would show then, whatever rate the file has, be it
     variable. What comes before the end of a truncated file is kept. Raises whatever the codec
-    raises when there is nothing to decode, ValueError when there are no pictures in it.
+    raises when there is nothing to decode, ValueError when there are no pictures in it or it
+    exceeds a limit.
     """
-    frames: list[Tensor] = []
-    with av.open(str(path)) as container:
-        if not container.streams.video:
+    limits, squares = limits or Limits(), []
+    with container(path, limits) as opened:
+        if not opened.streams.video:
             raise ValueError("it has no pictures")
         try:
-            for frame, times in _shown(container, fps):
+            for frame, times in _shown(frames(opened, "video", limits), fps):
+                limits.check(bytes=3 * size * size * (len(squares) + times))
+                limits.check_square(frame.width, frame.height, size)
                 picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
                 square = _square(torch.from_numpy(picture.copy()).permute(2, 0, 1), size)
-                frames += [square] * times
+                squares += [square] * times
         except av.FFmpegError as error:
-            if not frames:
+            if not squares:
                 raise
             log.warning("%s is used up to where it breaks off: %s", path, error.strerror)
-    if not frames:
+    if not squares:
         raise ValueError("it has no pictures")
-    return torch.stack(frames)
+    return torch.stack(squares)
 
 
-def _shown(container: av.container.InputContainer, fps: float) -> Iterator[tuple[Any, int]]:
+def _shown(decoded: Iterator[Any], fps: float) -> Iterator[tuple[Any, int]]:
     """Each frame that is shown at a multiple of 1 / fps, and at how many of them."""
     last, begin, count, usual = None, 0.0, 0, 0.0
-    for frame in container.decode(video=0):
+    for frame in decoded:
         now = frame.time if frame.time is not None else begin + count / fps
         if last is None:
             begin = now
@@ -133,12 +146,12 @@ def _square(picture: Tensor, size: int) -> Tensor:
     return functional.center_crop(shrunk, [size, size])
 
 
-def _prepared(folder: Path, paths: list[Path], config: Any) -> Table:
+def _prepared(folder: Path, paths: list[Path], config: Any, limits: Limits) -> Table:
     stride = config.stride or config.frames
 
     def attempt(path: Path) -> Tensor | Skipped:
         try:
-            frames = read_frames(path, config.fps, config.size)
+            frames = read_frames(path, config.fps, config.size, limits)
         except Exception as error:  # codecs raise all kinds of errors on damaged files
             return Skipped(getattr(error, "strerror", None) or str(error), broken=True)
         if len(frames) < config.frames:

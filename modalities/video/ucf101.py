@@ -8,12 +8,13 @@ from typing import Any
 from modalities.video.folder import Splits, read_files
 from scm_core.errors import UserError
 from scm_core.folders import Classes
+from scm_core.limits import Limits
 
 FILES, LISTS = "UCF-101", "ucfTrainTestlist"
 FOLD = "01"  # the first of its three splits, which most papers report
 
 
-def read_ucf101(config: Any) -> Splits:
+def read_ucf101(config: Any, limits: Limits) -> Splits:
     """Clips of the first training list, of the first test list, and all that they depend on.
 
     Raises UserError when ``config.root`` lacks the videos, the lists, or a file of theirs.
@@ -25,16 +26,19 @@ def read_ucf101(config: Any) -> Splits:
     classes: Classes = {}
     for path in sorted({*train, *test}):
         classes.setdefault(path.parent.name, []).append(path)
-    return read_files(root / FILES, classes, set(test), config)
+    return read_files(root / FILES, classes, set(test), config, limits=limits)
 
 
 def _listed(root: Path, part: str) -> list[Path]:
     """The files of ``trainlist01.txt`` (lines ``CLASS/FILE.avi NUMBER``) or ``testlist01.txt``."""
     path = root / LISTS / f"{part}list{FOLD}.txt"
     try:
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        lines = path.read_text(errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"no list of UCF101 at {path}: {error.strerror}") from error
+    names = [Path(line.split()[0]) for line in lines if line.strip()]
+    if outside := [n for n in names if len(n.parts) != 2 or {"..", n.root} & {*n.parts}]:
+        raise UserError(f"{path} lists {outside[0]}, which is no CLASS/FILE.")
     files = [root / FILES / name for name in names]
     if missing := [file for file in files if not file.is_file()]:
         raise UserError(f"{path} lists {missing[0]}, which is not there.")

@@ -1,0 +1,107 @@
+"""Media files that may come from anywhere: what they may be at most, and the one way to open them.
+
+A file is read as what it contains, of the kinds named here alone, whatever its name says: nothing
+that points at other files (playlists, edit lists) or starts a program (PostScript) is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF")  # as Pillow names them
+CONTAINERS = (  # as FFmpeg names them
+    *("aac", "aiff", "asf", "au", "avi", "flac", "g722", "gif", "matroska", "mov", "mp3", "mpeg"),
+    *("mpegts", "mpegvideo", "ogg", "w64", "wav", "webm"),
+)
+RATES = (1_000, 1_000_000)  # Hz: beyond them a resampler's filter fills the memory
+
+# What libraries of data sets unpack stays in its folder, which is Python's own rule from 3.14 on.
+tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+
+
+@dataclass
+class Limits:
+    """What a media file may be at most; one that is more is skipped like one that is broken.
+
+    `pixels` of a picture or of a video's frame; `seconds` of a recording or video; `frames` of a
+    video; `bytes` in memory, of a picture's file or of what is kept of a recording or video.
+    """
+
+    pixels: int = 89_478_485
+    seconds: float = 14_400.0
+    frames: int = 1_000_000
+    bytes: int = 4_294_967_296
+
+    def check(self, **found: float) -> None:
+        """ValueError for the first of these that is more than the limit of its name."""
+        for key, value in found.items():
+            if value > (limit := getattr(self, key)):
+                raise ValueError(f"{value:.0f} {key} are more than limits.{key}={limit:.0f}")
+
+    def check_square(self, width: int, height: int, size: int | None) -> None:
+        """ValueError where resizing the shorter side to ``size`` makes too long a strip."""
+        if size is not None:
+            self.check(pixels=size * size * max(width, height) / max(1, min(width, height)))
+
+
+@contextlib.contextmanager
+def picture(path: Path, limits: Limits) -> Iterator[Any]:
+    """A picture's file as Pillow's image, of which nothing is decoded yet.
+
+    Raises ValueError beyond a limit, and whatever Pillow raises for a damaged file.
+    """
+    from PIL import Image
+
+    limits.check(bytes=path.stat().st_size)
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.pixels)
+    try:
+        opened = Image.open(path, formats=PICTURES)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{error} (limits.pixels={limits.pixels})") from error
+    with opened:
+        limits.check(pixels=opened.width * opened.height)
+        yield opened
+
+
+def container(path: Path, limits: Limits) -> Any:
+    """A recording's or video's file as PyAV's container, to be closed by a `with`.
+
+    Raises whatever PyAV raises for a damaged file, or one that is no recording and no video.
+    """
+    import av
+
+    options = {
+        "format_whitelist": ",".join(CONTAINERS),
+        "protocol_whitelist": "file",
+        "max_pixels": str(limits.pixels),
+    }
+    return av.open(f"file:{path}", options=options)
+
+
+def frames(opened: Any, kind: str, limits: Limits) -> Iterator[Any]:
+    """The frames of the first stream of a `kind`, "audio" or "video", within the limits.
+
+    Raises ValueError where they are exceeded, by what the file declares or by what it holds, and
+    whatever PyAV raises where the file is damaged.
+    """
+    stream = getattr(opened.streams, kind)[0]
+    limits.check(seconds=(opened.duration or 0) / 1e6)
+    stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+    seconds, first = 0.0, None
+    for count, frame in enumerate(opened.decode(stream), 1):
+        if kind == "audio":
+            if not RATES[0] <= frame.sample_rate <= RATES[1]:
+                raise ValueError(f"a rate of {frame.sample_rate} Hz is no sound's")
+            seconds += frame.samples / frame.sample_rate
+        else:
+            limits.check(pixels=frame.width * frame.height, frames=count)
+            if frame.time is not None:
+                first = frame.time if first is None else first
+                seconds = frame.time - first
+        limits.check(seconds=seconds)
+        yield frame
