@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -46,6 +48,7 @@ LOUDEST = 0.7  # peak of a preset's louder notes, for presets differ by up to 40
 PEAK = 0.95  # of any note
 QUIET = 0.01  # a note whose peak stays below is dropped
 HELD_OUT = 0.1
+PATIENCE = 300  # seconds for playing all notes of a font once
 
 
 class SoundFont:
@@ -64,6 +67,8 @@ class SoundFont:
             ) from error
         self.synth = tinysoundfont.Synth(samplerate=sample_rate)
         try:
+            command = [sys.executable, "-P", Path(__file__).with_name("trial.py"), path]
+            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
             self.id = self.synth.sfload(str(path))
         except Exception as error:  # whatever the reader makes of the file
             raise UserError(f"data.font={path} is not a soundfont that can be read.") from error
