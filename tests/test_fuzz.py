@@ -293,5 +293,5 @@ def test_random_words_for_samples(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_many_random_words(monkeypatch, tmp_path):
-    check_train(tmp_path, 2_000)
-    check_sample(monkeypatch, 2_000)
+    check_train(tmp_path, 1_000)
+    check_sample(monkeypatch, 1_000)
