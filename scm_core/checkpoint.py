@@ -8,10 +8,12 @@ statistics as JSON. Nothing in it can execute code. Weights are stored in half p
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,11 @@ class Checkpoint:
     @property
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
     def data_shape(self) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib
 import json
 import platform
@@ -215,8 +214,8 @@ def _about(
     processor = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}"
     return {
         "modality": student.config.modality,
-        "student": {"step": student.step, "sha256": _sha256(student.path)},
-        "teacher": {"step": teacher.step, "sha256": _sha256(teacher.path)},
+        "student": {"step": student.step, "sha256": student.sha256},
+        "teacher": {"step": teacher.step, "sha256": teacher.sha256},
         "guidance": student.config.student.guidance,
         "data": data,
         **decoder,
@@ -246,10 +245,6 @@ def _progress() -> Iterator[Any]:
             progress.console.print(f"{name}: done")
 
         yield bar
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _date() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,9 +49,10 @@ def fresh_noise(seed: int, first: int, device: torch.device) -> torch.Generator:
 def sampler(
     name: str, steps: int, sigma_data: float, guidance: float = 1.0, schema: Schema | None = None
 ):
-    """A function `(model, noise, condition, generator) -> x` by the sampler's name.
+    """A function `(model, noise, condition, generator, fresh) -> x` by the sampler's name.
 
-    Names are `consistency`, `ddim`, `heun` and `dpm`; UserError for another.
+    Only `consistency` has a use for the last two. Names are `consistency`, `ddim`, `heun` and
+    `dpm`; UserError for another.
     """
     if name != "consistency" and name not in ODE_SAMPLERS:
         known = ["consistency", *ODE_SAMPLERS]
@@ -62,11 +63,14 @@ def sampler(
         noise: Tensor,
         condition: Condition,
         generator: torch.Generator | None = None,
+        fresh: Sequence[Tensor] | None = None,
     ) -> Tensor:
         model = Guided(model, guidance, schema or {})
         if name == "consistency":
             times = samplers.consistency_times(steps, sigma_data)
-            return samplers.consistency(model, noise, times, sigma_data, condition, generator)
+            return samplers.consistency(
+                model, noise, times, sigma_data, condition, generator, fresh
+            )
         times = samplers.ode_times(steps, sigma_data)
         return ODE_SAMPLERS[name](model, noise, times, sigma_data, condition)
 

@@ -17,7 +17,6 @@ Keys (key=value):
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,15 +87,15 @@ def main(arguments: list[str]) -> None:
 
 
 def open_checkpoint(
-    path: str | None, modality: str | None, decoder: Any = None
+    path: str | None, modality: str | None, decoder: Any = None, device: str | None = None
 ) -> checkpoint.Checkpoint:
-    """The named checkpoint, else the student of the modality, on the best device.
+    """The named checkpoint, else the student of the modality, on that or else the best device.
 
     That is the shipped one, or else the one trained last below `runs` in the working directory.
 
     `decoder` are keys of the modality's section `decoder` that replace what it was trained with.
     """
-    device = parallel.device()
+    device = device or parallel.device()
     if path:
         shared = path.startswith(hub.PREFIX) or Path(path).is_dir()
         return checkpoint.load(hub.find(path) if shared else path, modality, device, decoder)
@@ -199,7 +198,7 @@ def provenance_of(
     whole = {
         "made by": f"scm-core {scm_core.__version__}, a generative model",
         "model": f"{model.spec.name} {model.stage}, step {model.step}",
-        "checkpoint sha256": hashlib.sha256(model.path.read_bytes()).hexdigest(),
+        "checkpoint sha256": model.sha256,
         **how,
         "guidance": model.config.student.guidance if guidance is None else guidance,
         "seed": settings.seed,

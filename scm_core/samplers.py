@@ -7,7 +7,7 @@ evaluations of the model a sample costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -68,11 +68,13 @@ def consistency(
     sigma_data: float,
     condition: Condition | None = None,
     generator: torch.Generator | None = None,
+    fresh: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """One or more steps of a consistency model, x0 (B, C, *grid). NFE: `len(times)`.
 
-    Each step denoises to `f(x, t)`; all but the last add fresh noise up to the next time (arXiv
-    2410.11081, section 2): from `generator`, or, without one, this process's share of a batch.
+    Each step denoises to `f(x, t)`; all but the last add fresh noise up to the next time
+    (arXiv 2410.11081, section 2), N(0, 1) like `noise` in shape: of `fresh`, one for each of them,
+    or from `generator`, or, in training, this process's share of a batch.
     """
     flow = TrigFlow(sigma_data)
     times = torch.as_tensor(times, dtype=torch.float64)
@@ -80,13 +82,15 @@ def consistency(
     for i, t in enumerate(times):
         x = noise
         if i:
-            if generator is None:
-                fresh = randn_like(noise)
-            else:
-                fresh = torch.randn(
+            if fresh is not None:
+                added = fresh[i - 1]
+            elif generator is not None:
+                added = torch.randn(
                     noise.shape, dtype=noise.dtype, device=noise.device, generator=generator
                 )
-            x = flow.interpolate(x0, sigma_data * fresh, t.to(noise))
+            else:
+                added = randn_like(noise)
+            x = flow.interpolate(x0, sigma_data * added, t.to(noise))
         x0 = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(noise))
     return x0
 

@@ -1,0 +1,1 @@
+"""The HTTP server behind `python -m scm_core.serve`."""

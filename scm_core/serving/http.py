@@ -1,0 +1,222 @@
+"""What is asked and answered over HTTP: request models, limits, errors, metrics, OpenAPI."""
+
+from __future__ import annotations
+
+import mimetypes
+import time
+from collections.abc import Callable
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    WithJsonSchema,
+    create_model,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import scm_core
+from scm_core.conditioning import Label, Schema, Vector
+from scm_core.errors import UserError
+from scm_core.sample import parse_condition
+
+PATH = "/sample"
+MAX_BYTES = 65_536  # of a request
+MAX_STEPS = 64
+MAX_SEED = 2**32 - 1
+ZIP = "application/zip"
+TOGETHER = "x-batch-requests"  # the header that says how many requests were drawn together
+STRICT = ConfigDict(extra="forbid", strict=True)
+REFUSALS = {
+    413: f"the request is larger than {MAX_BYTES} bytes",
+    422: "the request is not as described; one sentence says where",
+    429: "as many requests wait as may",
+}
+
+REQUESTS = Counter("scm_requests", "Answers to requests for samples", ["status"])
+SECONDS = Histogram("scm_request_seconds", "From a request to its answer")
+BATCHES = Histogram(
+    "scm_batch_requests",
+    "Requests drawn together with one, itself included",
+    buckets=(1, 2, 4, 8, 16, 32, 64),
+)
+WAITING = Gauge("scm_requests_waiting", "Requests that wait or are being drawn")
+
+mimetypes.add_type("audio/flac", ".flac")  # which Python 3.11 does not know
+
+
+class Served(NamedTuple):
+    """A model that is served: its file, and what requests to it may ask for, the default first."""
+
+    path: Path
+    condition: Schema
+    steps: int
+    formats: tuple[str, ...]
+
+
+def media_type(ending: str) -> str:
+    """Of files with that ending."""
+    return mimetypes.guess_type(f"_.{ending}")[0] or "application/octet-stream"
+
+
+def body(served: dict[str, Served], max_n: int) -> Any:
+    """The type of requests to these models, by their `modality`; validated, they are plain dicts.
+
+    Plain, since the classes are made here and could not be sent to the process that draws.
+    """
+    models = [request_model(name, one, max_n, len(served) > 1) for name, one in served.items()]
+    request = reduce(or_, models)
+    if len(models) > 1:
+        request = Annotated[request, Discriminator("modality")]
+    return Annotated[request, AfterValidator(plain)]
+
+
+def request_model(name: str, served: Served, max_n: int, several: bool) -> type[BaseModel]:
+    """A request to one model; `modality` may be left out unless several are served."""
+    fields = {key: (condition_type(key, field), None) for key, field in served.condition.items()}
+    condition = create_model(f"{name} condition", __config__=STRICT, **fields)
+    return create_model(
+        f"{name} request",
+        __config__=STRICT,
+        modality=(Literal[name], ... if several else name),
+        condition=(condition, Field(condition(), description="what is not given goes in turn")),
+        steps=(int, Field(served.steps, ge=1, le=MAX_STEPS)),
+        seed=(int, Field(0, ge=0, le=MAX_SEED, description="the same seed, the same samples")),
+        n=(int, Field(1, ge=1, le=max_n, description="more than one come as a ZIP archive")),
+        format=(Literal[served.formats], served.formats[0]),
+    )
+
+
+def condition_type(key: str, field: Label | Vector) -> Any:
+    """A condition's value as people write it, read by the rules of `scm_core.sample`."""
+
+    def read(value: Any) -> str | None:
+        if value is None:
+            return None
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        try:
+            parse_condition({key: field}, {key: text}, 1)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    if isinstance(field, Label):
+        numbers = range(field.first, field.first + field.classes)
+        one = {"enum": [*field.names, *numbers]}
+        described = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    else:
+        size = {"minItems": field.size, "maxItems": field.size}
+        described = {"type": "array", "items": {"type": "number"}, **size}
+    return Annotated[Any, AfterValidator(read), WithJsonSchema(described)]
+
+
+def plain(request: BaseModel) -> dict[str, Any]:
+    """A request in plain containers, apart from what it does not give."""
+    return {
+        "modality": request.modality,
+        "condition": request.condition.model_dump(exclude_none=True),
+        "format": request.format,
+        "settings": request.model_dump(include={"steps", "seed", "n"}),
+    }
+
+
+def refusal(status: int, sentence: str) -> JSONResponse:
+    """An error that is the client's, in one sentence."""
+    printable = sentence.encode("utf-8", "backslashreplace").decode()
+    return JSONResponse({"detail": printable}, status)
+
+
+async def invalid(_: Request, error: RequestValidationError) -> Response:
+    """What is wrong first with a request, and where."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return refusal(422, "the request is not JSON")
+    where = [str(part) for part in first["loc"][1:]]
+    reason = first["msg"].removeprefix("Value error, ")
+    return refusal(422, f"{'.'.join(where)}: {reason}" if where else reason)
+
+
+class Gate:
+    """Lets at most `queue` requests in, answers 429 to more, and measures those that it let in."""
+
+    def __init__(self, app: ASGIApp, queue: int) -> None:
+        self.app, self.queue, self.waiting = app, queue, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != PATH:
+            await self.app(scope, receive, send)
+        elif self.waiting >= self.queue:
+            REQUESTS.labels(429).inc()
+            full = refusal(429, f"{self.queue} requests wait already; try again soon")
+            full.headers["retry-after"] = "1"
+            await full(scope, receive, send)
+        else:
+            await self.measured(scope, receive, send)
+
+    async def measured(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and keep count of it and its answer."""
+        status, started = 500, time.perf_counter()
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if together := dict(message["headers"]).get(TOGETHER.encode()):
+                    BATCHES.observe(int(together))
+            await send(message)
+
+        self.waiting += 1
+        WAITING.set(self.waiting)
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            self.waiting -= 1
+            WAITING.set(self.waiting)
+            REQUESTS.labels(status).inc()
+            SECONDS.observe(time.perf_counter() - started)
+
+
+def complete(app: FastAPI, served: dict[str, Served]) -> None:
+    """Give LitServe's application the metrics, errors of one sentence, and a full description."""
+    app.title, app.version = "scm-core", scm_core.__version__
+    app.add_exception_handler(RequestValidationError, invalid)
+
+    @app.get("/metrics", summary="Metrics in the format of Prometheus")
+    def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    app.openapi = described(
+        app.openapi, {media_type(e) for s in served.values() for e in s.formats}
+    )
+
+
+def described(openapi: Callable[[], dict[str, Any]], kinds: set[str]) -> Callable[[], dict]:
+    """FastAPI's description, with answers that LitServe's endpoint does not state."""
+
+    def full() -> dict[str, Any]:
+        document = openapi()
+        refused = {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}}
+        file = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (*kinds, ZIP)}
+        document["paths"][PATH]["post"] |= {
+            "summary": "Draw samples",
+            "responses": {
+                "200": {"description": "the file, or a ZIP archive of n files", "content": file},
+                **{
+                    str(status): {"description": why, "content": {"application/json": refused}}
+                    for status, why in REFUSALS.items()
+                },
+            },
+        }
+        return document
+
+    return full
