@@ -50,6 +50,8 @@ class PixelDecoder:
         values = (x.float() / SIGMA_DATA * std + mean + 1) * 127.5
         return values.round().clamp(0, 255).to(torch.uint8)
 
+    traced = decode
+
 
 class Shown(Dataset):
     """A split as it is: batches of uint8 media (B, C, *grid) and their conditions."""

@@ -101,10 +101,17 @@ class LatentDecoder:
 
     def decode(self, x: Tensor) -> Any:
         """Samples x to media."""
-        z = x.float() / SIGMA_DATA * self.std.to(x.device) + self.mean.to(x.device)
-        return self.decoder.decode(
-            torch.cat([run(self.autoencoder, "decode", part) for part in z.split(BATCH)])
-        )
+        parts = self._latents(x).split(BATCH)
+        return self.decoder.decode(torch.cat([run(self.autoencoder, "decode", z) for z in parts]))
+
+    def traced(self, x: Tensor) -> Tensor:
+        """The same as one graph: of the whole batch, as far as the modality's own decoder goes."""
+        decoded = self.autoencoder.decode(self._latents(x))
+        rest = getattr(self.decoder, "traced", None)
+        return rest(decoded) if rest else decoded
+
+    def _latents(self, x: Tensor) -> Tensor:
+        return x.float() / SIGMA_DATA * self.std.to(x.device) + self.mean.to(x.device)
 
     def __getattr__(self, name: str) -> Any:
         if name == "decoder":  # while being unpickled

@@ -20,7 +20,7 @@ from environment import ROOT
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from scm_core import backbones, checkpoint, config, provenance, sample, serve
+from scm_core import checkpoint, provenance, sample, serve
 from scm_core.errors import UserError
 
 schemathesis = pytest.importorskip("schemathesis")
@@ -57,19 +57,7 @@ def healthy(address):
 def address(tmp_path_factory):
     """Of a server of the shipped images and of a plugin that is not installed; it stops cleanly."""
     folder = tmp_path_factory.mktemp("server")
-    of_toy = config.finish(toy_plugin.SPEC, config.parse(["modality=toy_plugin:SPEC"]))
-    data = toy_plugin.ToyData
-    network = backbones.build(of_toy.backbone, data.shape, data.condition)
-    checkpoint.export(
-        folder / "runs" / "toy-cpu" / "student.safetensors",
-        network.state_dict(),
-        stage="student",
-        step=0,
-        config=of_toy,
-        shape=data.shape,
-        condition=data.condition,
-        statistics=data.statistics,
-    )
+    toy_plugin.write_student(folder / "runs" / "toy-cpu" / "student.safetensors")
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "scm_core.serve", *WORDS, f"port={port}"],

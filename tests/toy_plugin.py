@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from scm_core import backbones, media
+from scm_core import backbones, checkpoint, config, media
 from scm_core.conditioning import Label
 from scm_core.config import Config
 from scm_core.data import loader
@@ -88,3 +88,19 @@ SPEC = ModalitySpec(
     build_features=lambda config: lambda waves: waves.flatten(1),
     build_judge=lambda config, data: lambda waves, condition: {},
 )
+
+
+def write_student(path):
+    """An untrained student, as a checkpoint that names the plugin by its place."""
+    settings = config.finish(SPEC, config.parse(["modality=toy_plugin:SPEC"]))
+    network = backbones.build(settings.backbone, ToyData.shape, ToyData.condition)
+    checkpoint.export(
+        path,
+        network.state_dict(),
+        stage="student",
+        step=0,
+        config=settings,
+        shape=ToyData.shape,
+        condition=ToyData.condition,
+        statistics=ToyData.statistics,
+    )

@@ -57,9 +57,13 @@ class AudioDecoder:
 
     def decode(self, x: Tensor) -> Tensor:
         """Samples x to waveforms (B, frames * hop); one that would clip is made quieter."""
-        mean, std = self.mean.to(x.device), self.std.to(x.device)
-        waveform = self.vocoder(x[:, 0].float() / SIGMA_DATA * std + mean)
+        waveform = self.vocoder(self.traced(x))
         return waveform / waveform.abs().amax(1, keepdim=True).clamp(min=1)
+
+    def traced(self, x: Tensor) -> Tensor:
+        """Samples x to log-mels (B, mels, frames), which is all but the vocoder."""
+        mean, std = self.mean.to(x.device), self.std.to(x.device)
+        return x[:, 0].float() / SIGMA_DATA * std + mean
 
     def save(self, media: Tensor, path: str | Path) -> Path:
         """Write one waveform (samples,) as ``path``.wav, .flac and .png; return the first."""

@@ -1,0 +1,111 @@
+"""Students as graphs: what was written gives what PyTorch gives, for any batch."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import toy_plugin
+from environment import ROOT
+
+from scm_core import export, generate, sample
+from scm_core.errors import UserError
+
+SHIPPED = {
+    "image": ((5, 1, 28, 28), torch.uint8),
+    "audio": ((5, 80, 64), torch.float32),
+    "video": ((5, 3, 16, 32, 32), torch.uint8),
+}
+
+
+def command(*words):
+    line = [sys.executable, "-m", "scm_core.export", *map(str, words)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    path = tmp_path_factory.mktemp("toy") / "student.safetensors"
+    toy_plugin.write_student(path)
+    return path
+
+
+def test_a_written_graph_draws_what_the_command_draws(tmp_path):
+    """The same noise through a .pt2 of the shipped images, and through two-step sampling."""
+    done = command("modality=image", "format=torch", f"out={tmp_path / 'image.pt2'}")
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(r"relative error (\S+)", done.stdout)[1]) < 1e-3
+    model = sample.open_checkpoint(None, "image", device="cpu")
+    condition = generate.cycled_condition(model.condition, 5)
+    first = generate.seeded_noise(model.shape, 5, 3, model.sigma_data)
+    fresh = torch.randn(first.shape, generator=generate.fresh_noise(3, 0, first.device))
+    run = torch.export.load(tmp_path / "image.pt2").module()
+    media = run(torch.stack([first / model.sigma_data, fresh]), condition)
+    drawn = sample.draw_all(model, sample.drawer(model), condition, 5, seed=3, batch_size=5)
+    expected = model.decoder.decode(drawn)
+    assert media.dtype == torch.uint8 and media.shape == expected.shape
+    assert (media.float() - expected.float()).abs().mean() < 1  # which may be bf16's
+
+
+def test_onnx_takes_any_batch_and_needs_no_decoder(toy, tmp_path, capsys):
+    """A plugin whose decoder has no graph ends at x."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "toy.onnx"
+    export.main([f"checkpoint={toy}", "steps=2", f"out={path}"])
+    assert "relative error" in capsys.readouterr().out and list(tmp_path.iterdir()) == [path]
+    session = onnxruntime.InferenceSession(path)
+    noise, pitch = np.ones((2, 7, 1, 16), np.float32), np.arange(7) % 2
+    (x,) = session.run(["media"], {"noise": noise, "pitch": pitch})
+    assert x.shape == (7, 1, 16) and np.isfinite(x).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", SHIPPED)
+def test_a_shipped_student_as_onnx(modality, tmp_path):
+    """Within the bar, of the right shape; the documentation's example runs on the images'."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / f"{modality}.onnx"
+    done = command(f"modality={modality}", f"out={path}")
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(r"relative error (\S+)", done.stdout)[1]) < 1e-3
+    model = sample.open_checkpoint(None, modality, device="cpu")
+    noise = np.zeros((2, 5, *model.shape), np.float32)
+    condition = generate.cycled_condition(model.condition, 5)
+    fed = {"noise": noise, **{key: value.numpy() for key, value in condition.items()}}
+    (media,) = onnxruntime.InferenceSession(path).run(None, fed)
+    shape, dtype = SHIPPED[modality]
+    assert media.shape == shape and torch.from_numpy(media).dtype == dtype
+    if modality == "image":
+        page = (ROOT / "docs" / "export.md").read_text()
+        example = next(b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "onnx" in b)
+        done = subprocess.run(
+            [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.stdout == "(4, 1, 28, 28) uint8\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["modality=image"], "give out=FILE"),
+        (["modality=image", "out=x", "format=tflite"], "neither onnx nor torch"),
+        (["modality=image", "out=x", "steps=0"], "steps=0 must be at least 1"),
+        (["checkpoint=checkpoints/image/teacher.safetensors", "out=x"], "holds a teacher"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_sentence(words, sentence, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=sentence):
+        export.main(words)
+
+
+def test_a_missing_extra_and_a_folder_that_refuses(toy, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        export.main([f"checkpoint={toy}", "format=torch", f"out={tmp_path / 'file' / 'x.pt2'}"])
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"pip install 'scm-core\[export\]'"):
+        export.main([f"checkpoint={toy}", f"out={tmp_path / 'x.onnx'}"])
