@@ -49,7 +49,7 @@ class ServeConfig:
 def main(arguments: list[str]) -> None:
     """Open what the words name, and serve it until Ctrl-C or SIGTERM."""
     words = config.parse(arguments)
-    decoder = config.plain(words.pop("decoder", OmegaConf.create({})))
+    decoder = config.plain(OmegaConf.create(config.section(words, "decoder")))
     settings = config.merge(OmegaConf.structured(ServeConfig), ("command line", words))
     check(settings)
     try:

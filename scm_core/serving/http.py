@@ -56,9 +56,13 @@ mimetypes.add_type("audio/flac", ".flac")  # which Python 3.11 does not know
 
 
 class Served(NamedTuple):
-    """A model that is served: its file, and what requests to it may ask for, the default first."""
+    """A model that is served, and what requests to it may ask for, the default first.
+
+    It is that of `modality`, as its file at `path` calls it.
+    """
 
     path: Path
+    modality: str
     condition: Schema
     steps: int
     formats: tuple[str, ...]

@@ -97,7 +97,7 @@ class Sampler(litserve.LitAPI):
         # Ctrl-C reaches all processes; the first one ends this one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.models = {
-            name: checkpoint.load(one.path, device=device, decoder=self.decoder)
+            name: checkpoint.load(one.path, one.modality, device, self.decoder)
             for name, one in self.served.items()
         }
 
@@ -180,7 +180,8 @@ def describe(model: checkpoint.Checkpoint) -> http.Served:
         first = model.decoder.save(one, Path(folder) / "0").suffix[1:]
         others = {path.suffix[1:] for path in Path(folder).iterdir()} - {first}
     steps = STEPS if model.stage == "student" else TEACHER_STEPS
-    return http.Served(model.path, model.condition, steps, (first, *sorted(others)))
+    formats = (first, *sorted(others))
+    return http.Served(model.path, model.config.modality, model.condition, steps, formats)
 
 
 def run(served: dict[str, http.Served], decoder: dict[str, Any], settings: DictConfig) -> None:
