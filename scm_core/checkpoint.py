@@ -61,7 +61,7 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file."""
+        """Of the file, read once."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property

@@ -55,9 +55,11 @@ class Decoder(Protocol):
     real media encoded and decoded, the best that samples can be, and, where there is a method
     `fidelity(media, decoded) -> {name: (B,)}`, how near the two are. A decoder of media that are
     played has `seconds(media) -> float`, how long each of them lasts, and
-    `sound(media) -> (waveform (samples,), rate in Hz)` where there is something to hear. One with
-    `traced(x) -> Tensor`, what `decode` does as far as that is one graph of tensors, has that part
-    in the files of `scm_core.export`; without it they end at x.
+    `sound(media) -> (waveform (samples,), rate in Hz)` where there is something to hear. Where
+    `save` writes several files, `play(media, path) -> Path` may write the first of them alone: what
+    a page or a client wants at once. One with `traced(x) -> Tensor`, what `decode` does as far as
+    that is one graph of tensors, has that part in the files of `scm_core.export`; without it they
+    end at x.
     """
 
     exact: bool

@@ -1,0 +1,138 @@
+"""The live page: its controls, its tabs with strangers among them, and all of it in a browser."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import toy_plugin
+from strangers import install
+
+import scm_core
+from scm_core import checkpoint, config, provenance
+from scm_core.conditioning import Label, Vector
+from scm_core.demo import main, open_tabs
+from scm_core.errors import UserError
+from scm_core.live import conditions
+
+SCHEMA = {"kind": Label(3, ("a", "b", "c")), "pitch": Label(4, first=60), "pose": Vector(2)}
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The toy plugin installed, an untrained student of it in runs/, and one that breaks."""
+    monkeypatch.chdir(tmp_path)
+    install(tmp_path / "toy", "toy", "toy_plugin:SPEC", monkeypatch, "toy")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('out of luck')")
+    install(tmp_path, "broken", "broken:SPEC", monkeypatch, "broken")
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    full = config.defaults(toy_plugin.SPEC)
+    full.modality = "toy"
+    data = toy_plugin.ToyData
+    backbone = toy_plugin.SPEC.build_backbone(full, data.shape, data.condition)
+    student = tmp_path / "runs" / "toy-1" / "student.safetensors"
+    checkpoint.export(
+        student,
+        backbone.state_dict(),
+        stage="student",
+        step=1,
+        config=full,
+        shape=data.shape,
+        condition=data.condition,
+        statistics=data.statistics,
+    )
+    return student
+
+
+def test_a_plugin_of_another_package_gets_a_tab_and_a_broken_one_a_sentence(toy):
+    tabs = open_tabs(["toy", "broken"])
+    assert tabs["broken"].endswith("is broken: RuntimeError: out of luck")
+    drawn = tabs["toy"].draw({"pitch": "1"}, seed=3, steps=4, n=2)
+    assert [file.title for file in drawn.files] == ["1", "1"] and drawn.nfe == 4
+    assert drawn.lasts is None and tabs["toy"].teacher is None
+    with pytest.raises(UserError, match="no class '9'"):
+        tabs["toy"].draw({"pitch": "9"})
+    page = pytest.importorskip("scm_core.page", exc_type=ImportError)
+    shown = str(page.build(tabs).get_config_file())
+    assert "Toy" in shown and "out of luck" in shown
+    assert "&lt;b&gt;" in page.notice("<b>")
+
+
+def test_a_page_without_any_student_is_one_sentence(toy):
+    with pytest.raises(UserError, match="out of luck"):
+        open_tabs(["broken"])
+    with pytest.raises(UserError, match="did you mean toy"):
+        open_tabs(["toi"])
+
+
+def test_a_file_says_how_it_was_made(toy, tmp_path):
+    (file,) = open_tabs(["toy"])["toy"].draw({"pitch": "1"}, seed=3).files
+    (tmp_path / file.name).write_bytes(file.data)
+    facts = provenance.read(tmp_path / file.name)
+    assert (facts["model"], facts["seed"], facts["pitch"]) == ("toy student, step 1", 3, 1)
+
+
+def test_classes_go_in_turn_from_the_seed_on():
+    given = conditions(SCHEMA, {"pitch": "62"}, seed=4, n=3)
+    assert given["kind"].tolist() == [1, 2, 0] and given["pitch"].tolist() == [2, 2, 2]
+    assert not given["pose"].any()
+
+
+def test_controls_follow_the_schema():
+    page = pytest.importorskip("scm_core.page", exc_type=ImportError)
+    kind, pitch, pose = page.controls(SCHEMA).values()
+    assert [name for _, name in kind.choices] == ["", "a", "b", "c"]
+    assert (pitch.minimum, pitch.maximum, pose.get_block_name()) == (59, 63, "textbox")
+    assert page.asked(SCHEMA, ("b", 61, "1,2")) == {"kind": "b", "pitch": "61", "pose": "1,2"}
+    assert page.asked(SCHEMA, ("", 59, "")) == {}
+    seed, *chosen = page.surprise(SCHEMA, ("", 59, "1,2"))
+    assert 0 <= seed < page.SEEDS and chosen[2] == "1,2"
+    assert chosen[0] in "abc" and 60 <= chosen[1] <= 63
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "scm_core.page", raising=False)
+    monkeypatch.delattr(scm_core, "page", raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"pip install 'scm-core\[demo\]'"):
+        main([])
+
+
+def test_the_page_wants_a_student():
+    line = [
+        sys.executable,
+        "-m",
+        "scm_core.demo",
+        "checkpoint=checkpoints/image/teacher.safetensors",
+    ]
+    pytest.importorskip("gradio")
+    done = subprocess.run(line, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2 and "the page wants a student" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs a browser: apt-get install chromium chromium-driver",
+)
+def test_the_page_in_a_browser():
+    """Choose a class, drag the seed, play a sound, race: as a visitor does."""
+    pytest.importorskip("gradio")
+    pytest.importorskip("selenium")
+    from page import opened
+
+    with opened("modality=[image,audio]") as page:
+        page.open_tab("Image")
+        page.choose("label", "sneaker")
+        assert "sneaker" in page.result.text
+        assert page.drag_seed(10) > 2
+        said = page.race()
+        assert "Teacher, Heun 32 steps" in said and "126 NFE" in said and "2 NFE" in said
+        assert said.count(" ms 126 NFE") == said.count(" ms 2 NFE") == 1
+        page.open_tab("Audio")
+        page.click("Generate")
+        sound = page.named(".result audio")
+        page.wait("arguments[0].currentTime > 0 && arguments[0].duration > 0.5", sound)
+        fetched = "performance.getEntriesByType('resource').map(entry => entry.name)"
+        for address in page.driver.execute_script(f"return {fetched}"):
+            assert address.startswith(("http://127.0.0.1", "data:"))
