@@ -74,7 +74,7 @@ class Live:
         self.lock = threading.Lock()
         self.first = self.draw({})
         if beside.exists():
-            self.teacher = checkpoint.load(beside, student.spec.name, student.device)
+            self.teacher = checkpoint.load(beside, student.config.modality, student.device)
             self._teacher({}, 0, steps=1)
 
     def draw(

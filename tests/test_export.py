@@ -54,7 +54,7 @@ def test_onnx_takes_any_batch_and_needs_no_decoder(toy, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = tmp_path / "toy.onnx"
-    export.main([f"checkpoint={toy}", "steps=2", f"out={path}"])
+    export.main(["modality=toy_plugin:SPEC", f"checkpoint={toy}", "steps=2", f"out={path}"])
     assert "relative error" in capsys.readouterr().out and list(tmp_path.iterdir()) == [path]
     session = onnxruntime.InferenceSession(path)
     noise, pitch = np.ones((2, 7, 1, 16), np.float32), np.arange(7) % 2
@@ -105,7 +105,14 @@ def test_what_cannot_be_exported_is_one_sentence(words, sentence, monkeypatch):
 def test_a_missing_extra_and_a_folder_that_refuses(toy, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
-        export.main([f"checkpoint={toy}", "format=torch", f"out={tmp_path / 'file' / 'x.pt2'}"])
+        export.main(
+            [
+                "modality=toy_plugin:SPEC",
+                f"checkpoint={toy}",
+                "format=torch",
+                f"out={tmp_path / 'file' / 'x.pt2'}",
+            ]
+        )
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"pip install 'scm-core\[export\]'"):
-        export.main([f"checkpoint={toy}", f"out={tmp_path / 'x.onnx'}"])
+        export.main(["modality=toy_plugin:SPEC", f"checkpoint={toy}", f"out={tmp_path / 'x.onnx'}"])

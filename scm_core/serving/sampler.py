@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from scm_core import checkpoint, generate, provenance
 from scm_core.conditioning import Condition
-from scm_core.modality import Decoder
 from scm_core.sample import (
     STEPS,
     TEACHER_STEPS,
@@ -37,6 +36,8 @@ from scm_core.sample import (
     provenance_of,
 )
 from scm_core.serving import http
+
+Save = Callable[[Any, Path], Path]
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10  # seconds in which requests are still answered when the server stops
@@ -142,10 +143,12 @@ class Sampler(litserve.LitAPI):
     def encode_response(self, drawn: Drawn) -> Response:
         """One file as it is, several as a ZIP archive."""
         wanted = drawn.wanted
-        model = self.models[wanted.modality]
+        model, first = self.models[wanted.modality], self.served[wanted.modality].formats[0]
+        alone = wanted.format == first and hasattr(model.decoder, "play")
+        save = model.decoder.play if alone else model.decoder.save
         _, *facts = provenance_of(model, wanted.settings, wanted.condition)
         files = [
-            encoded(model.decoder, one, wanted.format, said)
+            encoded(save, one, wanted.format, said)
             for one, said in zip(drawn.media, facts, strict=True)
         ]
         content, kind = files[0], http.media_type(wanted.format)
@@ -154,11 +157,11 @@ class Sampler(litserve.LitAPI):
         return Response(content, media_type=kind, headers={http.TOGETHER: str(drawn.together)})
 
 
-def encoded(decoder: Decoder, media: Any, ending: str, facts: provenance.Facts) -> bytes:
-    """One decoded sample as the file with that ending which its decoder saves."""
+def encoded(save: Save, media: Any, ending: str, facts: provenance.Facts) -> bytes:
+    """One decoded sample as the file with that ending, one of those that `save` writes."""
     with tempfile.TemporaryDirectory() as folder:
         with provenance.stating(facts):
-            decoder.save(media, Path(folder) / "0")
+            save(media, Path(folder) / "0")
         (path,) = Path(folder).glob(f"*.{ending}")
         return path.read_bytes()
 
