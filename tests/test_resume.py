@@ -2,10 +2,12 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,12 @@ WORDS += ["student.midtraining.steps=10", "student.score.weight=1", "trainer.acc
 WORDS += ["trainer.accumulate=3", "teacher.lr_warmup=5", "student.tangent_warmup=10"]
 
 
-def start(out):
+def start(out, *words, **options):
     """The training as a process of its own; 16 batches make an epoch of 6 steps."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-m", "scm_core.train", *WORDS, f"out={out}"]
+    command = [sys.executable, "-m", "scm_core.train", *WORDS, *words, f"out={out}"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **streams)
+    return subprocess.Popen(command, env=environment, **streams, **options)
 
 
 def finish(out):
@@ -83,3 +85,18 @@ def test_fifty_kills_lose_no_run_and_change_no_bit(whole, tmp_path):
         assert_same(finish(out), whole)
         runs += 1
     print(f"{kills} kills in {runs} runs")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(tmp_path):
+    """As far as a limit on the size of files is a full disk: writing fails halfway."""
+    out = tmp_path / "run"
+    run = start(out, "max_steps=6")
+    run.communicate(timeout=280)
+    last = out / "student" / "last.ckpt"
+    before = last.read_bytes()
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
+    run = start(out, preexec_fn=limit)
+    _, errors = run.communicate(timeout=280)
+    assert run.returncode == 2 and "cannot write" in errors and "Traceback" not in errors, errors
+    assert last.read_bytes() == before
+    finish(out)  # and goes on, of which 6 steps had been a whole epoch

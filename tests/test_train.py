@@ -150,7 +150,7 @@ def test_a_diverging_run_stops_and_says_where(run, fashion_root, tmp_path):
     assert f"the last good checkpoint is {tmp_path}/run/teacher/last.ckpt" in said
     facts = json.loads((tmp_path / "run" / "teacher" / "diverged.json").read_text())
     assert len(set(facts["samples"])) == len(facts["t"]) == len(facts["loss"]) == 16
-    assert max(facts["samples"]) < 256 and facts["step"] > 4
+    assert facts["step"] > 4
 
 
 def test_a_run_logs_how_fast_it_is(trained):

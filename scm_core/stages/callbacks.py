@@ -119,12 +119,23 @@ class Seeding(AtSteps):
         self._seed(trainer)
 
     def _place(self, trainer: Trainer) -> None:
-        """The next pass through the data begins where the run is."""
+        """The next pass through the data begins where the run is, and Lightning's count with it.
+
+        Its own may be that of a whole epoch, where a run is prolonged that had ended with one, or
+        of batches of another size.
+        """
         loader, accumulate = trainer.train_dataloader, trainer.accumulate_grad_batches
         if isinstance(loader.sampler, Shuffled):
             epoch, steps = divmod(trainer.global_step, -(-len(loader) // accumulate))
+            passed = steps * accumulate
             loader.sampler.seed, loader.sampler.epoch = self.seed, epoch
-            loader.sampler.skip = steps * accumulate * loader.batch_size
+            loader.sampler.skip = passed * loader.batch_size
+            loop = trainer.fit_loop.epoch_loop
+            loop.batch_progress.is_last_batch = False
+            for count in ("ready", "started", "processed", "completed"):
+                setattr(loop.batch_progress.current, count, passed)
+            if loop.restarted_on_train_batch_end:  # then the loop will count one more
+                loop.batch_progress.current.completed -= 1
 
     def _seed(self, trainer: Trainer) -> None:
         facts = (self.name, self.seed, trainer.global_step, self.part)
