@@ -109,6 +109,8 @@ def shard(network: nn.Module, mesh: DeviceMesh, methods: Iterable[str] = ()) -> 
 
     `methods` are those that evaluate it beside `forward`.
     """
+    for parameter in network.parameters():  # a shard knows no other layout
+        parameter.data = parameter.data.contiguous()
     for module in (*blocks(network), network):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     for name in methods:

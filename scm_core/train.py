@@ -83,10 +83,7 @@ class Run:
         self.data: DataModule = spec.build_data(settings)
         self.data.setup()
         self.decoder: Decoder = spec.build_decoder(settings, self.data.statistics)
-        self.autoencoder: nn.Module | None = None
-        if spec.build_autoencoder:
-            of_data = tuple(self.data.shape), self.data.statistics
-            self.autoencoder = spec.build_autoencoder(settings, *of_data)
+        self.autoencoder = self._autoencoder()
         self.pretrained = getattr(self.autoencoder, "pretrained", False)
         self.stages = self._stages()
         self._claim_folder()
@@ -140,12 +137,20 @@ class Run:
             raise UserError(f"stage={named} is none of {', '.join(known)}")
         return [named] if named else list(known)
 
+    def _autoencoder(self) -> nn.Module | None:
+        """A new one of the data's samples, where this modality has one."""
+        if not self.spec.build_autoencoder:
+            return None
+        of_data = tuple(self.data.shape), self.data.statistics
+        return self.spec.build_autoencoder(self.settings, *of_data)
+
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
         if not self.pretrained:
             weights = self.folder / "decoder.safetensors"
             if not weights.exists():
                 raise UserError(f"no decoder at {weights}: train it first, by stage=decoder")
+            self.autoencoder = self._autoencoder()  # the one in training may be sharded by now
             checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
         self.data = Latents(self.data, self.autoencoder)
         latents = self.data.statistics["latents"]

@@ -9,7 +9,7 @@ import toy_plugin
 from strangers import install
 
 import scm_core
-from scm_core import checkpoint, config, provenance
+from scm_core import provenance
 from scm_core.conditioning import Label, Vector
 from scm_core.demo import main, open_tabs
 from scm_core.errors import UserError
@@ -26,21 +26,8 @@ def toy(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("raise RuntimeError('out of luck')")
     install(tmp_path, "broken", "broken:SPEC", monkeypatch, "broken")
     monkeypatch.delitem(sys.modules, "broken", raising=False)
-    full = config.defaults(toy_plugin.SPEC)
-    full.modality = "toy"
-    data = toy_plugin.ToyData
-    backbone = toy_plugin.SPEC.build_backbone(full, data.shape, data.condition)
     student = tmp_path / "runs" / "toy-1" / "student.safetensors"
-    checkpoint.export(
-        student,
-        backbone.state_dict(),
-        stage="student",
-        step=1,
-        config=full,
-        shape=data.shape,
-        condition=data.condition,
-        statistics=data.statistics,
-    )
+    toy_plugin.write_student(student, "toy")
     return student
 
 
@@ -69,7 +56,7 @@ def test_a_file_says_how_it_was_made(toy, tmp_path):
     (file,) = open_tabs(["toy"])["toy"].draw({"pitch": "1"}, seed=3).files
     (tmp_path / file.name).write_bytes(file.data)
     facts = provenance.read(tmp_path / file.name)
-    assert (facts["model"], facts["seed"], facts["pitch"]) == ("toy student, step 1", 3, 1)
+    assert (facts["model"], facts["seed"], facts["pitch"]) == ("toy student, step 0", 3, 1)
 
 
 def test_classes_go_in_turn_from_the_seed_on():

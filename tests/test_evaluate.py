@@ -135,7 +135,8 @@ def student(tmp_path, monkeypatch):
 
 def run(student, *words):
     """The metrics that the command writes."""
-    evaluate.main([f"checkpoint={student}", "preset=smoke", "batch_size=64", *words])
+    named = ["modality=test_evaluate:SPEC", f"checkpoint={student}", "preset=smoke"]
+    evaluate.main([*named, "batch_size=64", *words])
     return json.loads((student.parent / "metrics.json").read_text())
 
 
@@ -200,7 +201,7 @@ def test_what_a_decoder_loses_is_a_row_of_its_own(student, monkeypatch, capsys):
 
 def test_a_bad_student_is_seen(student):
     wrong = load_file(student)["student"] * 0 + 0.5
-    model = checkpoint.load(student)
+    model = checkpoint.load(student, "test_evaluate:SPEC")
     checkpoint.export(
         student,
         {"student": wrong},

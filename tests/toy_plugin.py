@@ -90,9 +90,9 @@ SPEC = ModalitySpec(
 )
 
 
-def write_student(path):
-    """An untrained student, as a checkpoint that names the plugin by its place."""
-    settings = config.finish(SPEC, config.parse(["modality=toy_plugin:SPEC"]))
+def write_student(path, name="toy_plugin:SPEC"):
+    """An untrained student, as a checkpoint that calls the plugin so: by default, by its place."""
+    settings = config.finish(SPEC, config.parse([f"modality={name}"]))
     network = backbones.build(settings.backbone, ToyData.shape, ToyData.condition)
     checkpoint.export(
         path,

@@ -151,8 +151,10 @@ class Interrupt(AtSteps):
     All processes end after the same step. A second Ctrl-C does not wait.
     """
 
+    asked = False
+    before: Any = signal.default_int_handler
+
     def on_fit_start(self, trainer: Trainer, stage: Stage) -> None:
-        self.asked = False
         self.before = signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
