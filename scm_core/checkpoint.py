@@ -263,6 +263,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _network(build: Callable[[], nn.Module], weights: dict[str, Tensor], source: Path) -> nn.Module:
     """What `build` makes, with these weights; it takes no memory before they are known to fit."""
+    # Some networks read numbers while they are built, which "meta" has not: the real one decides.
     with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"):
         _check(build(), weights, source)
     network = build()

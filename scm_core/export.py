@@ -28,6 +28,7 @@ from scm_core import cli, config, generate, samplers
 from scm_core.checkpoint import Checkpoint
 from scm_core.conditioning import Condition
 from scm_core.errors import UserError
+from scm_core.files import replacing
 from scm_core.sample import STEPS, open_checkpoint
 
 NEEDS = "export as ONNX needs onnx, onnxscript and onnxruntime: pip install 'scm-core[export]'"
@@ -121,7 +122,8 @@ def program(student: Student, example: tuple[Tensor, Condition]) -> torch.export
 def write_torch(student: Student, example: tuple[Tensor, Condition], path: Path) -> Run:
     """Write a .pt2 and return what it does."""
     traced = program(student, example)
-    _write(path, lambda part: torch.export.save(traced, part))
+    with replacing(path) as part:
+        torch.export.save(traced, part)
     return torch.export.load(path).module()
 
 
@@ -136,7 +138,8 @@ def write_onnx(student: Student, example: tuple[Tensor, Condition], path: Path) 
     found = torch.onnx.export(
         program(student, example), input_names=names, output_names=["media"], verbose=False
     )
-    _write(path, found.save)
+    with replacing(path) as part:
+        found.save(part)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(noise: Tensor, condition: Condition) -> Tensor:
@@ -165,20 +168,6 @@ def seconds(run: Run, noise: Tensor, condition: Condition) -> float:
         run(noise, condition)
         taken.append(time.perf_counter() - started)
     return statistics.median(taken)
-
-
-def _write(path: Path, save: Callable[[str], None]) -> None:
-    """Beside `path`, and rename; UserError when the disk refuses."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save(str(part))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

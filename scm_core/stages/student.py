@@ -96,16 +96,9 @@ class Student(NoisedStage):
         x_t, velocity, t = self.noised(batch.x)
         dxdt = self.teacher_velocity(x_t, t, batch.condition) if self.teacher else velocity
         warmup = warmup_ratio(self.phase_step, self.config.tangent_warmup)
-        F, g = student_tangent(
-            TANGENTS[self.config.tangent],
-            self.backbone,
-            x_t,
-            dxdt,
-            t,
-            SIGMA_DATA,
-            warmup,
-            condition=batch.condition,
-        )
+        given = (self.backbone, x_t, dxdt, t, SIGMA_DATA, warmup)
+        jvp = TANGENTS[self.config.tangent]
+        F, g = student_tangent(jvp, *given, condition=batch.condition)
         loss = consistency_loss(F, normalise(g, self.config.c, self.config.norm), self.weight(t))
         self.watch(loss, t, rms(g))
         return loss.mean()
