@@ -1,9 +1,15 @@
-"""What the tests share: a few hundred real images, and torch seeded before each test."""
+"""What the tests share: real images, a seed before each test, and how a command refuses."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from scm_core import cli, evaluate, hub, provenance, sample, train
+
+MODULES = {"train": train, "sample": sample, "evaluate": evaluate, "provenance": provenance}
+MODULES |= {"hub": hub}
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +22,27 @@ def seeded() -> None:
 def fashion_root() -> str:
     """400 training and 200 test images of Fashion-MNIST, for data.root."""
     return str(Path(__file__).parent / "data" / "fashion-mnist")
+
+
+@pytest.fixture
+def mark(tmp_path) -> Path:
+    """What a payload would write; it must not be there in the end."""
+    yield tmp_path / "payload-ran"
+    assert not (tmp_path / "payload-ran").exists()
+
+
+@pytest.fixture
+def refused(monkeypatch, capfd):
+    """Run a command line that has to end in one sentence and exit code 2; the sentence."""
+
+    def refused(command: str, *words: object) -> str:
+        monkeypatch.setattr(sys, "argv", [command, *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.run(MODULES[command].main, "")
+        said = capfd.readouterr().err
+        assert caught.value.code == 2 and "Traceback" not in said, said
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, said
+        return errors[0]
+
+    return refused

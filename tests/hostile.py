@@ -1,5 +1,6 @@
 """What the tests of hostile files share: payloads, bombs, and a reader of each kind of media."""
 
+import json
 import pickle
 import struct
 import zlib
@@ -9,7 +10,10 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "image" / "student.safetensors"
 READ = ("picture", "sound", "video")
 
 
@@ -137,3 +141,16 @@ def aac(path: Path, rate: int, seconds: float) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def described(path: Path, **metadata: object) -> Path:
+    """The shipped image student with other metadata."""
+    with safe_open(SHIPPED, "pt") as file:
+        kept = file.metadata()
+    save_file(load_file(SHIPPED), path, {**kept, **{k: json.dumps(v) for k, v in metadata.items()}})
+    return path
+
+
+def stated(key: str) -> dict:
+    with safe_open(SHIPPED, "pt") as file:
+        return json.loads(file.metadata()[key])
