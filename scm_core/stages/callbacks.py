@@ -109,6 +109,9 @@ class Seeding(AtSteps):
         super().on_train_start(trainer, stage)
         self.part = 0
         self._place(trainer)
+        loader = trainer.train_dataloader
+        if isinstance(loader.sampler, Shuffled) and loader.num_workers:
+            iter(trainer.fit_loop._data_fetcher)  # its workers had begun before this, elsewhere
         self._seed(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, stage: Stage) -> None:
