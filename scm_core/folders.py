@@ -1,4 +1,7 @@
-"""Any folder of files as classes: class = subfolder or what a pattern finds in the file's name."""
+"""Any folder of files as classes: class = subfolder or what a pattern finds in the file's name.
+
+A folder that holds none itself may hold them packed (`scm_core.shards`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from scm_core.errors import UserError
+from scm_core.shards import File, members
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +24,8 @@ BROKEN = 0.01
 
 Read = TypeVar("Read")
 
-Classes = dict[str, list[Path]]
+Classes = dict[str, list[File]]
+Tree = dict[File, Path]  # files in order, and the path of each in its folder
 
 
 class Skipped(NamedTuple):
@@ -32,28 +37,34 @@ class Skipped(NamedTuple):
 
 def classified(
     folder: Path, suffixes: set[str], kind: str, pattern: str | None = None
-) -> tuple[Classes, set[Path]]:
+) -> tuple[Classes, set[File]]:
     """Class name to sorted files, and which of them are held out; ``kind`` is what people call one.
 
     Held out are the files in ``test/`` or ``val/`` beside ``train/``, or else 5 % of each class,
     chosen by a hash of the file's name. Files directly in the folder are one class, named as the
     folder. ``pattern`` is a regular expression whose one group, searched in a file's path within
     the folder, is its class; files that it does not match are left out. Raises UserError for a
-    folder that is missing, without any such file, or mixed.
+    folder that is missing, without any such file, or mixed, and for a damaged shard.
     """
     if not folder.is_dir():
         raise UserError(f"data.root={folder} is not a folder.")
     find = _by_pattern(pattern) if pattern else _by_subfolder
-    train = folder / "train"
-    test = next((f for f in (folder / "test", folder / "val") if f.is_dir()), None)
-    if not train.is_dir() or test is None:
-        alone = [child for child in folder.iterdir() if child.is_dir()] == [train]
-        classes = find(train if alone else folder, suffixes, kind)
+    tree = _tree(folder, suffixes)
+    for name in ("", "train", "test", "val"):
+        if (folder / name).is_dir() and not _subtree(tree, name):
+            names = ", ".join(sorted(suffix.lstrip(".") for suffix in suffixes))
+            raise UserError(f"{folder / name} has no {kind} (of {names}).")
+    train, *others = (_subtree(tree, name) for name in ("train", "test", "val"))
+    test = next(filter(None, others), None)
+    if not train or not test:
+        classes = find(train if len(train) == len(tree) else tree, folder, kind)
         held = {path for files in classes.values() for path in _held_out(files, folder)}
     else:
-        classes, others = find(train, suffixes, kind), find(test, suffixes, kind)
+        classes, others = find(train, folder, kind), find(test, folder, kind)
         if strange := sorted(set(others) - set(classes)):
-            raise UserError(f"{test} has classes that {train} lacks: {', '.join(strange)}.")
+            raise UserError(
+                f"test/ or val/ of {folder} has classes that train/ lacks: {', '.join(strange)}."
+            )
         held = {path for files in others.values() for path in files}
         classes = {name: files + others.get(name, []) for name, files in classes.items()}
     if list(classes) == ["."]:
@@ -61,14 +72,33 @@ def classified(
     return classes, held
 
 
-def in_threads(read: Callable[[Path], Read], paths: Sequence[Path]) -> Iterator[Read]:
+def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files in a folder and its subfolders; links are followed, but not back to ``above``.
+
+    UserError for a folder that cannot be read.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+    for child in children:
+        if child.is_dir():
+            yield from walk(child, (*above, real))
+        elif child.is_file():
+            yield child
+
+
+def in_threads(read: Callable[[File], Read], paths: Sequence[File]) -> Iterator[Read]:
     """What ``read`` makes of each file, in order, by as many threads as CPUs."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), 256):
             yield from pool.map(read, paths[start : start + 256])
 
 
-def identity(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
+def identity(folder: Path, paths: Sequence[File]) -> dict[str, Any]:
     """What identifies the files of a folder without reading them: names, sizes and dates."""
     files = [(path.relative_to(folder), path.stat()) for path in paths]
     return {
@@ -94,24 +124,18 @@ def report(folder: Path, skipped: Sequence[Sequence[Any]], total: int, kind: str
         )
 
 
-def _by_subfolder(folder: Path, suffixes: set[str], kind: str) -> Classes:
+def _by_subfolder(tree: Tree, folder: Path, kind: str) -> Classes:
     """Classes by subfolder; files directly in the folder are one class, named "."."""
-    classes = {}
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and (files := _files(child, suffixes)):
-            classes[child.name] = files
-    loose = [path for path in sorted(folder.iterdir()) if _wanted(path, suffixes)]
-    if loose and classes:
-        raise UserError(
-            f"{folder} has {kind}s beside class folders ({loose[0].name}); put each into a class."
-        )
-    if not loose and not classes:
-        names = ", ".join(sorted(suffix.lstrip(".") for suffix in suffixes))
-        raise UserError(f"{folder} has no {kind} (of {names}).")
-    return classes or {".": loose}
+    classes: Classes = {}
+    for file, path in tree.items():
+        classes.setdefault(path.parts[0] if len(path.parts) > 1 else ".", []).append(file)
+    if "." in classes and len(classes) > 1:
+        loose = classes["."][0].name
+        raise UserError(f"{folder} has {kind}s beside class folders ({loose}); put each into one.")
+    return classes
 
 
-def _by_pattern(pattern: str) -> Callable[[Path, set[str], str], Classes]:
+def _by_pattern(pattern: str) -> Callable[[Tree, Path, str], Classes]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -119,11 +143,11 @@ def _by_pattern(pattern: str) -> Callable[[Path, set[str], str], Classes]:
     if expression.groups != 1:
         raise UserError(f"data.pattern={pattern} needs one group (...), which is the class.")
 
-    def find(folder: Path, suffixes: set[str], kind: str) -> Classes:
+    def find(tree: Tree, folder: Path, kind: str) -> Classes:
         classes: Classes = {}
-        for path in _files(folder, suffixes):
-            if (match := expression.search(path.relative_to(folder).as_posix())) and match[1]:
-                classes.setdefault(match[1], []).append(path)
+        for file, path in tree.items():
+            if (match := expression.search(path.as_posix())) and match[1]:
+                classes.setdefault(match[1], []).append(file)
         if not classes:
             raise UserError(f"{folder} has no {kind} that data.pattern={pattern} matches.")
         return dict(sorted(classes.items()))
@@ -131,15 +155,23 @@ def _by_pattern(pattern: str) -> Callable[[Path, set[str], str], Classes]:
     return find
 
 
-def _files(folder: Path, suffixes: set[str]) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if _wanted(path, suffixes)]
+def _tree(folder: Path, suffixes: set[str]) -> Tree:
+    def wanted(files: Iterator[File]) -> Tree:
+        return {
+            file: file.relative_to(folder)
+            for file in files
+            if file.suffix.lower() in suffixes and not file.name.startswith(".")
+        }
+
+    tree = wanted(walk(folder)) or wanted(members(folder))
+    return dict(sorted(tree.items(), key=lambda item: item[1]))
 
 
-def _wanted(path: Path, suffixes: set[str]) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+def _subtree(tree: Tree, name: str) -> Tree:
+    return {f: path.relative_to(name) for f, path in tree.items() if path.is_relative_to(name)}
 
 
-def _held_out(files: list[Path], folder: Path) -> list[Path]:
+def _held_out(files: list[File], folder: Path) -> list[File]:
     """The 5 % of a class with the lowest hashes, at least one of two or more files."""
     names = {path: path.relative_to(folder).as_posix().encode() for path in files}
     ranked = sorted(files, key=lambda path: hashlib.sha256(names[path]).digest())

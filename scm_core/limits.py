@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scm_core.shards import File
+
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF")  # as Pillow names them
 CONTAINERS = (  # as FFmpeg names them
     *("aac", "aiff", "asf", "au", "avi", "flac", "g722", "gif", "matroska", "mov", "mp3", "mpeg"),
@@ -50,7 +52,7 @@ class Limits:
 
 
 @contextlib.contextmanager
-def picture(path: Path, limits: Limits) -> Iterator[Any]:
+def picture(path: File, limits: Limits) -> Iterator[Any]:
     """A picture's file as Pillow's image, of which nothing is decoded yet.
 
     Raises ValueError beyond a limit, and whatever Pillow raises for a damaged file.
@@ -59,19 +61,21 @@ def picture(path: Path, limits: Limits) -> Iterator[Any]:
 
     limits.check(bytes=path.stat().st_size)
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.pixels)
-    try:
-        opened = Image.open(path, formats=PICTURES)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{error} (limits.pixels={limits.pixels})") from error
-    with opened:
-        limits.check(pixels=opened.width * opened.height)
-        yield opened
+    with path.open("rb") as file:
+        try:
+            opened = Image.open(file, formats=PICTURES)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{error} (limits.pixels={limits.pixels})") from error
+        with opened:
+            limits.check(pixels=opened.width * opened.height)
+            yield opened
 
 
-def container(path: Path, limits: Limits) -> Any:
+def container(path: File, limits: Limits) -> Any:
     """A recording's or video's file as PyAV's container, to be closed by a `with`.
 
-    Raises whatever PyAV raises for a damaged file, or one that is no recording and no video.
+    Raises ValueError for a packed one beyond `limits.bytes`, which is read as a whole, and whatever
+    PyAV raises for a damaged file, or one that is no recording and no video.
     """
     import av
 
@@ -80,7 +84,10 @@ def container(path: Path, limits: Limits) -> Any:
         "protocol_whitelist": "file",
         "max_pixels": str(limits.pixels),
     }
-    return av.open(f"file:{path}", options=options)
+    if isinstance(path, Path):
+        return av.open(f"file:{path}", options=options)
+    limits.check(bytes=path.stat().st_size)
+    return av.open(path.open(), options=options)
 
 
 def frames(opened: Any, kind: str, limits: Limits) -> Iterator[Any]:

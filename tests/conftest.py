@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scm_core import cli, evaluate, hub, provenance, sample, train
+from scm_core import cli, evaluate, hub, pack, provenance, sample, train
 
 MODULES = {"train": train, "sample": sample, "evaluate": evaluate, "provenance": provenance}
-MODULES |= {"hub": hub}
+MODULES |= {"hub": hub, "pack": pack}
 
 
 @pytest.fixture(autouse=True)

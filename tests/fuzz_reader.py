@@ -14,7 +14,7 @@ import torch
 
 from modalities.audio.notes import SoundFont, font_origin
 from modalities.image.sets import _read_idx
-from scm_core import checkpoint, config, provenance
+from scm_core import checkpoint, config, provenance, shards
 from scm_core.errors import UserError
 
 
@@ -30,6 +30,7 @@ SENTENCES = {  # what may raise nothing but a UserError
     "font": font,
     "idx": lambda path: _read_idx(path.parent, path.name),
     "model": checkpoint.read,
+    "shard": lambda path: [member.open().read() for member in shards.read(path)],
     "yaml": config.read_yaml,
 }
 

@@ -9,6 +9,7 @@ import queue
 import random
 import subprocess
 import sys
+import tarfile
 import threading
 from collections import Counter
 from pathlib import Path
@@ -120,6 +121,9 @@ def whole(tmp_path_factory) -> dict[tuple[str, str], bytes]:
     (folder / "font.sf2").write_bytes(find_font(None).read_bytes())
     (folder / "idx.idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, *[0, 0, 0, 4] * 3, *range(64)]))
     save_file({"x": torch.ones(4)}, folder / "model.safetensors", {"format": '"scm-core-1"'})
+    with tarfile.open(folder / "shard.tar", "w") as file:
+        for name in ("picture.png", "sound.flac"):
+            file.add(folder / name, name)
     (folder / "yaml.yaml").write_text("data:\n  root: a\nseed: [1, 2]\nteacher: {lr: 1e-3}\n")
     return {(path.stem, path.suffix): path.read_bytes() for path in sorted(folder.iterdir())}
 

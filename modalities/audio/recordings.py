@@ -21,8 +21,9 @@ from modalities.audio.mel import MelSettings, log_mel
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Label
 from scm_core.errors import UserError
-from scm_core.folders import Skipped, classified, identity, in_threads, report
+from scm_core.folders import Classes, Skipped, classified, identity, in_threads, report
 from scm_core.limits import Limits, container, frames
+from scm_core.shards import File
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Recordings:
         }
         return table, {"skipped": skipped}
 
-    def _prepare(self, path: Path) -> Prepared | Skipped:
+    def _prepare(self, path: File) -> Prepared | Skipped:
         rate = self.mel.sample_rate
         try:
             sound = decode_file(path, rate, self.limits)
@@ -152,7 +153,7 @@ class Recordings:
         return Prepared(starts, log_mel(clips[audible] * gain, self.mel).half(), gain)
 
 
-def decode_file(path: Path, sample_rate: int, limits: Limits | None = None) -> Tensor:
+def decode_file(path: File, sample_rate: int, limits: Limits | None = None) -> Tensor:
     """A file's first audio stream as float32 (samples,) at ``sample_rate``, the channels' mean.
 
     What comes before the end of a truncated file is kept. Raises whatever the codec raises when
@@ -200,7 +201,7 @@ def gain_to(normalise: str, sound: Tensor, sample_rate: int) -> float:
     return min(wanted, highest)
 
 
-def speech_commands(root: str | None) -> tuple[Path, dict[str, list[Path]], set[Path]]:
+def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
     """Speech Commands' folder, its words' files, and which are in its own testing_list.txt.
 
     Looked for in ``root``, else downloaded by torchaudio into the user's cache (2.4 GB). Raises

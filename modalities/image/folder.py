@@ -16,6 +16,7 @@ from modalities.image.sets import Split, squared
 from scm_core.errors import UserError
 from scm_core.folders import BROKEN, classified, in_threads
 from scm_core.limits import Limits, picture
+from scm_core.shards import File
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Files:
     """Images that do not fit in memory: indexed like a tensor, decoded at every access."""
 
     def __init__(
-        self, paths: Sequence[Path], size: int | None, channels: int, limits: Limits
+        self, paths: Sequence[File], size: int | None, channels: int, limits: Limits
     ) -> None:
         """Remember the files; nothing is opened."""
         self.paths, self.how = paths, (size, channels, limits)
@@ -77,7 +78,7 @@ def read_folder(
 
 
 def decode_file(
-    path: Path, size: int | None, channels: int, limits: Limits | None = None
+    path: File, size: int | None, channels: int, limits: Limits | None = None
 ) -> Tensor:
     """One file's first frame, upright, as uint8 (C, H, W); what is transparent becomes white.
 
@@ -96,7 +97,7 @@ def decode_file(
 
 
 def _read_all(
-    paths: list[Path], size: int | None, channels: int, limits: Limits
+    paths: list[File], size: int | None, channels: int, limits: Limits
 ) -> tuple[Tensor | None, list[int]]:
     """All readable images (N, C, H, W), or None if they exceed MEMORY, and which they are."""
     images, shape, readable, broken = None, None, [], []
@@ -128,11 +129,11 @@ def _read_all(
 
 
 def _decoded(
-    paths: list[Path], size: int | None, channels: int, limits: Limits
+    paths: list[File], size: int | None, channels: int, limits: Limits
 ) -> Iterator[Tensor | Exception]:
     """Each file's image or the error that it gave, in order, decoded by as many threads as CPUs."""
 
-    def attempt(path: Path) -> Tensor | Exception:
+    def attempt(path: File) -> Tensor | Exception:
         try:
             return decode_file(path, size, channels, limits)
         except Exception as error:  # codecs raise all kinds of errors on damaged files

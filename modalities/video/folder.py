@@ -20,6 +20,7 @@ from scm_core.conditioning import Condition, Label
 from scm_core.errors import UserError
 from scm_core.folders import Classes, Skipped, classified, identity, in_threads, report
 from scm_core.limits import Limits, container, frames
+from scm_core.shards import File
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def read_folder(
 def read_files(
     folder: Path,
     classes: Classes,
-    held: set[Path],
+    held: set[File],
     config: Any,
     cache: Path = CACHE / "videos",
     limits: Limits | None = None,
@@ -95,7 +96,7 @@ def read_files(
     return train, test, whole
 
 
-def read_frames(path: Path, fps: float, size: int, limits: Limits | None = None) -> Tensor:
+def read_frames(path: File, fps: float, size: int, limits: Limits | None = None) -> Tensor:
     """A file's frames at ``fps`` a second, upright, centre square: uint8 (T, 3, size, size).
 
     Each instant shows the frame that a player would show then, whatever rate the file has, be it
@@ -146,10 +147,10 @@ def _square(picture: Tensor, size: int) -> Tensor:
     return functional.center_crop(shrunk, [size, size])
 
 
-def _prepared(folder: Path, paths: list[Path], config: Any, limits: Limits) -> Table:
+def _prepared(folder: Path, paths: list[File], config: Any, limits: Limits) -> Table:
     stride = config.stride or config.frames
 
-    def attempt(path: Path) -> Tensor | Skipped:
+    def attempt(path: File) -> Tensor | Skipped:
         try:
             frames = read_frames(path, config.fps, config.size, limits)
         except Exception as error:  # codecs raise all kinds of errors on damaged files

@@ -1,0 +1,125 @@
+"""Files packed into shards: tar files as WebDataset has them, whose members are read in place.
+
+A shard stands for the files in it, as if they lay beside it. So folders and shards give the same
+classes, splits and order, any sample can be read at any time, and a run goes on in mid-epoch.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+
+from scm_core.errors import UserError
+
+NUMBERED = re.compile(r"(\d+)-of-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a shard; what readers ask of a path they can ask of it.
+
+    ``path`` is where it would lie if its shard were unpacked, ``start`` its first byte in the
+    shard, ``modified`` in seconds.
+    """
+
+    shard: Path
+    path: Path
+    start: int
+    size: int
+    modified: float
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return self.path.name
+
+    @property
+    def parent(self) -> Path:
+        """Its folder."""
+        return self.path.parent
+
+    @property
+    def suffix(self) -> str:
+        """Its ending."""
+        return self.path.suffix
+
+    def relative_to(self, folder: Path) -> Path:
+        """Its path within a folder."""
+        return self.path.relative_to(folder)
+
+    def stat(self) -> SimpleNamespace:
+        """Its size and date, of what ``os.stat`` gives."""
+        return SimpleNamespace(st_size=self.size, st_mtime_ns=int(1e9 * self.modified))
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        """All of its bytes."""
+        with self.shard.open(mode) as file:
+            file.seek(self.start)
+            return io.BytesIO(file.read(self.size))
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+File = Path | Member
+
+
+def members(folder: Path) -> Iterator[Member]:
+    """The files in all shards of a folder and its subfolders.
+
+    Raises UserError for a shard that is not a whole, uncompressed tar file, or holds what two
+    files would be, and for a set of which a shard is missing.
+    """
+    shards = sorted(folder.rglob("*.tar"))
+    _check_complete(shards)
+    seen: dict[Path, Path] = {}
+    for shard in shards:
+        for member in read(shard):
+            if member.path in seen:
+                raise UserError(f"{seen[member.path]} and {shard} both hold {member}.")
+            seen[member.path] = shard
+            yield member
+
+
+def read(shard: Path) -> Iterator[Member]:
+    """The files in one shard; links and devices are none. UserError as in `members`."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            end = 0
+            for info in tar:
+                if info.offset < end or info.size < 0:
+                    raise ValueError("its members overlap")
+                if info.isfile() and not info.issparse():
+                    yield _member(shard, info)
+                end = info.offset_data
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise ValueError("it breaks off")
+    except (tarfile.TarError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{shard} is no whole, uncompressed tar file ({reason}); pack it again."
+        ) from error
+
+
+def _member(shard: Path, info: tarfile.TarInfo) -> Member:
+    name = PurePosixPath(info.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"{info.name} would lie outside of it")
+    return Member(shard, shard.parent / name, info.offset_data, info.size, info.mtime)
+
+
+def _check_complete(shards: list[Path]) -> None:
+    """Where shards are numbered i-of-n, all n of them must be there."""
+    there: dict[tuple[Path, int], set[int]] = {}
+    for shard in shards:
+        if match := NUMBERED.fullmatch(shard.stem):
+            there.setdefault((shard.parent, int(match[2])), set()).add(int(match[1]))
+    for (folder, total), numbers in there.items():
+        if len(numbers) < total:
+            raise UserError(f"{folder} has {len(numbers)} of {total} shards; pack it to its end.")
