@@ -1,5 +1,6 @@
 """Two real processes, by torchrun, train the very model that one process trains."""
 
+import json
 import os
 import signal
 import subprocess
@@ -107,3 +108,15 @@ def test_two_processes_draw_what_one_draws(tmp_path):
     alone, together = (sorted((tmp_path / str(n)).iterdir()) for n in (1, 2))
     assert [path.name for path in alone] == [path.name for path in together]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(fashion_root, tmp_path):
+    words = ["modality=image", "preset=smoke", f"data.root={fashion_root}", "batch_size=16"]
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        run("evaluate", *words, f"out={out}", processes=processes)
+        rows = json.loads((out / "metrics.json").read_text())["rows"]
+        found.append([{k: v for k, v in row.items() if "seconds" not in k} for row in rows])
+    assert len(found[0]) == 8 and found[0] == found[1]
