@@ -10,6 +10,7 @@ import os
 import wave
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -269,14 +270,18 @@ def _opaque(images: Tensor) -> Tensor:
 
 
 def _whole(path: str | Path, write: Callable[[Any], Any]) -> Path:
-    """Write beside ``path`` and rename, so that a file is never seen half-written."""
-    path = Path(path)
+    """Write beside ``path`` and rename, so that a file is never seen half-written or unsigned."""
+    path, sign = Path(path), provenance.signature()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(part, "wb") as file:
-                write(file)
+                if sign:
+                    write(content := BytesIO())
+                    file.write(sign(content, path.name))
+                else:
+                    write(file)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

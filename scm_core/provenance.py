@@ -2,44 +2,58 @@
 
 Every picture, sound and clip that `scm_core.sample` writes says which model drew it, by its hash,
 and from which seed, steps and condition: in a PNG's text, a GIF's comment, the tags of WAV and
-FLAC, the metadata of MP4. It is a note, not a proof: whoever edits the file can edit it too.
+FLAC, the metadata of MP4. It is a note, not a proof: whoever edits the file can edit it too, unless
+it is signed. A file that was changed after it was signed is refused. With trust=FILE, a PEM file of
+CAs, so is one that is not signed, or by somebody for whom none of them vouches.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from scm_core import cli
+from scm_core import cli, signing
 from scm_core.errors import UserError
 from scm_core.limits import Limits, container, picture
 
 KEY = "scm-core"  # of a PNG's text; elsewhere the facts are the comment
 PICTURES = {".png", ".gif"}
-
-_facts: ContextVar[str | None] = ContextVar("facts", default=None)
+TRUST = "trust="
+MANIFEST = b"jumdc2pa\0"  # in every format, where a C2PA manifest begins
 
 Facts = dict[str, Any]
+Sign = Callable[[BytesIO, str], bytes]  # of a file and its name
+
+_stated: ContextVar[tuple[str | None, Sign | None]] = ContextVar("stated", default=(None, None))
 
 
 @contextlib.contextmanager
-def stating(facts: Facts) -> Iterator[None]:
-    """Files that `scm_core.media` writes inside say this, which is plain containers."""
-    token = _facts.set(json.dumps({KEY: facts}))
+def stating(facts: Facts, signer: signing.Signer | None = None) -> Iterator[None]:
+    """Files that `scm_core.media` writes inside say this, which is plain containers, signed."""
+    sign = partial(signer.sign, facts=facts) if signer else None
+    token = _stated.set((json.dumps({KEY: facts}), sign))
     try:
         yield
     finally:
-        _facts.reset(token)
+        _stated.reset(token)
 
 
 def comment() -> str | None:
     """What a file that is written now is to say, as ASCII, if anything."""
-    return _facts.get()
+    return _stated.get()[0]
+
+
+def signature() -> Sign | None:
+    """What signs a file that is written now, if anything."""
+    return _stated.get()[1]
 
 
 def info_chunk(text: str) -> bytes:
@@ -63,15 +77,44 @@ def read(path: str | Path) -> Facts:
     raise UserError(f"{path} does not say how it was made")
 
 
+def has_manifest(path: str | Path) -> bool:
+    """Whether a file has a C2PA manifest, right or wrong; UserError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(MANIFEST) >= 0
+    except ValueError:  # an empty file
+        return False
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def main(arguments: list[str]) -> None:
-    """Print what each of the files says."""
-    if not arguments:
-        raise UserError("which file? python -m scm_core.provenance FILE ...")
-    for name in arguments:
-        facts = read(name)
+    """Print whether each of the files is signed, and what it says."""
+    trust = [word.removeprefix(TRUST) for word in arguments if word.startswith(TRUST)]
+    names = [word for word in arguments if not word.startswith(TRUST)]
+    if not names or len(trust) > 1 or "" in trust:
+        raise UserError("which file? python -m scm_core.provenance FILE ... [trust=FILE]")
+    for name in names:
+        signed, facts = _signed_by(name, *trust), read(name)
         cli.console.print(name, style="bold", soft_wrap=True)
+        # Before what the file says of itself, which might look like this.
+        cli.console.print(f"  signature: {signed}", soft_wrap=True)
         for key, value in facts.items():
             cli.console.print(f"  {key}: {value}", soft_wrap=True)
+
+
+def _signed_by(path: str, trust: str | None = None) -> str:
+    if not has_manifest(path):
+        if trust:
+            raise UserError(f"{path} is not signed")
+        return "none"
+    try:
+        signing.library()
+    except UserError as missing:
+        if trust:
+            raise
+        return f"not checked: {missing}"
+    return signing.verify(path, trust)
 
 
 def _of_picture(path: Path) -> str | None:

@@ -13,13 +13,14 @@ Keys (key=value):
   decoder.vocoder= ...   the decoder's own keys, where they differ from those of the training
   seed=0             the same seed draws the same samples
   out=samples        folder for the overview and one file per sample
+  sign.certificate=FILE sign.key=FILE   PEM files: whose C2PA manifest every file gets
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,18 @@ from scm_core import checkpoint, cli, config, generate, hub, media, parallel, pr
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Label, Schema
 from scm_core.errors import UserError
+from scm_core.signing import Signer
 
 STEPS = 2  # of a student
 SAMPLER, TEACHER_STEPS = "dpm", 32
+
+
+@dataclass
+class SignConfig:
+    """PEM files: a certificate, with those between it and its CA behind it, and its key."""
+
+    certificate: str | None = None
+    key: str | None = None
 
 
 @dataclass
@@ -50,6 +60,7 @@ class SampleConfig:
     batch_size: int = 64
     seed: int = 0
     out: str = "samples"
+    sign: SignConfig = field(default_factory=SignConfig)
 
 
 def main(arguments: list[str]) -> None:
@@ -69,6 +80,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{error} (conditions: {', '.join(model.condition) or 'none'})") from None
     if settings.n < 1 or settings.batch_size < 1:
         raise UserError("n and batch_size must be at least 1")
+    signer = signer_of(settings.sign)
     condition = parse_condition(model.condition, asked, settings.n)
     draw = drawer(model, settings.sampler, settings.steps, settings.guidance)
     started = time.perf_counter()
@@ -79,11 +91,13 @@ def main(arguments: list[str]) -> None:
     pictures = model.decoder.decode(x)
     seconds = time.perf_counter() - started
     facts = provenance_of(model, settings, condition)
-    files = write(model, pictures, Path(settings.out), facts)
+    files = write(model, pictures, Path(settings.out), facts, signer)
     cli.console.print(
         f"{settings.n} samples in {seconds:.2f} s from {model.path}: {files[0]}"
         f" and {len(files) - 1} files beside it"
     )
+    if signer and (unsigned := unsigned_like(files[1])):
+        cli.console.print(f"not signed, as the decoder writes them itself: {', '.join(unsigned)}")
 
 
 def open_checkpoint(
@@ -168,18 +182,37 @@ def draw_all(
     return torch.cat(parallel.in_turn(drawn))
 
 
+def signer_of(files: SignConfig) -> Signer | None:
+    """Who signs, if anybody; UserError where the files will not do."""
+    if not files.certificate and not files.key:
+        return None
+    if not files.certificate or not files.key:
+        raise UserError("to sign takes two files: sign.certificate=FILE and sign.key=FILE")
+    return Signer(files.certificate, files.key)
+
+
+def unsigned_like(sample: Path) -> list[str]:
+    """Endings of the files of a sample that have no manifest."""
+    beside = sample.parent.glob(f"{sample.stem}.*")
+    return sorted(path.suffix for path in beside if not provenance.has_manifest(path))
+
+
 def write(
-    model: checkpoint.Checkpoint, decoded: Any, folder: Path, facts: list[provenance.Facts]
+    model: checkpoint.Checkpoint,
+    decoded: Any,
+    folder: Path,
+    facts: list[provenance.Facts],
+    signer: Signer | None = None,
 ) -> list[Path]:
-    """An overview of all samples, then one file each, which say how they were made.
+    """An overview of all samples, then one file each, which say how they were made, signed.
 
     The `facts` are those of the overview, then of each sample. UserError when the disk refuses.
     """
-    with provenance.stating(facts[0]):
+    with provenance.stating(facts[0], signer):
         files = [media.write_png(model.decoder.preview(decoded), folder / "overview.png")]
     try:
         for i, one in enumerate(decoded):
-            with provenance.stating(facts[1 + i]):
+            with provenance.stating(facts[1 + i], signer):
                 files.append(model.decoder.save(one, folder / f"{i:05d}"))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
