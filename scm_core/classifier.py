@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from scm_core import cache, config
 from scm_core.errors import UserError
@@ -21,6 +23,7 @@ from scm_core.errors import UserError
 log = logging.getLogger(__name__)
 
 CACHE = cache.CACHE / "judges"
+BATCH = 128  # samples of a step, however large the batches of the models are that are judged
 
 
 def trained(
@@ -45,6 +48,23 @@ def trained(
             train(network, batches, steps, peak)
             _save(network, path)
     return network.eval().requires_grad_(False)
+
+
+def lessons(dataset: Dataset, steps: int, epochs: int) -> tuple[Iterator[Any], int]:
+    """Batches of a data set without end, in a new order in each epoch, and how many to take.
+
+    Every process gets the same ones, of `BATCH` samples or an eighth of a small data set; training
+    ends at the first of ``steps`` and ``epochs``.
+    """
+    size = min(BATCH, -(-len(dataset) // 8))
+
+    def batches() -> Iterator[Any]:
+        for epoch in itertools.count():
+            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(epoch))
+            for chosen in order.split(size)[: len(dataset) // size]:
+                yield dataset.__getitems__(chosen.tolist())
+
+    return batches(), min(steps, epochs * (len(dataset) // size))
 
 
 def train(

@@ -42,6 +42,17 @@ def test_the_judge_learns_once_and_is_kept(images, tmp_path, monkeypatch):
     assert torch.equal(again(test.images, {"label": test.labels})["class_accuracy"], right)
 
 
+def test_the_judge_is_the_same_whatever_batches_a_model_trains_on(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "STEPS", 3)
+    other = ImageDataModule(ImageData(root=images.config.root, batch_size=7))
+    other.setup()
+    one, two = (
+        judges.ClassJudge(data, tmp_path / str(data.config.batch_size)).network.state_dict()
+        for data in (images, other)
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 47), (4, 5, 64)])
 def test_the_judge_takes_images_of_any_size(shape):
     network = judges.Classifier(shape[0], 7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -18,7 +17,7 @@ from scm_core import classifier
 from scm_core.conditioning import Condition
 from scm_core.modality import SIGMA_DATA, Judge
 
-VERSION = 1  # of the classifier and its training: another one is another judge
+VERSION = 2  # of the classifier and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 400, 40, 4e-3  # training ends at the first of steps and epochs
 
 
@@ -76,10 +75,11 @@ class ClassJudge:
             torch.tensor(data.statistics[part]).view(-1, 1) for part in ("mean", "std")
         )
         classes = data.condition[key].classes
+        batches, steps = classifier.lessons(data.train_set, STEPS, EPOCHS)
         self.network = classifier.trained(
             lambda: Classifier(classes),
-            _labelled(data, key),
-            min(STEPS, EPOCHS * len(data.train_dataloader())),
+            ((x, condition[key]) for x, condition in batches),
+            steps,
             PEAK,
             identity=[VERSION, data.statistics, data.shape, key, classes],
             folder=cache,
@@ -121,10 +121,3 @@ class Classifier(nn.Sequential):
         """Logits (B, classes)."""
         x = functional.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4))
         return super().forward(x.contiguous(memory_format=torch.channels_last))
-
-
-def _labelled(data: lightning.LightningDataModule, key: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training samples without end, and their classes in one field of the condition."""
-    while True:
-        for batch in data.train_dataloader():
-            yield batch.x, batch.condition[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -14,7 +13,7 @@ from modalities.image.decoder import ImageDecoder
 from scm_core import classifier
 from scm_core.conditioning import Condition
 
-VERSION = 1  # of the network and its training: another one is another judge
+VERSION = 2  # of the network and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 1600, 40, 4e-3  # training ends at the first of steps and epochs
 SIZE = 32  # pixels: larger images are shrunk to this, which keeps the training to minutes
 
@@ -28,11 +27,12 @@ class ClassJudge:
 
     def __init__(self, data: lightning.LightningDataModule, cache: Path = classifier.CACHE) -> None:
         """Load or train the classifier of a data module that has been set up."""
-        classes = data.condition["label"].classes
+        classes, decoder = data.condition["label"].classes, ImageDecoder(data.statistics)
+        batches, steps = classifier.lessons(data.train_set, STEPS, EPOCHS)
         self.network = classifier.trained(
             lambda: Classifier(data.shape[0], classes),
-            _decoded(data),
-            min(STEPS, EPOCHS * len(data.train_dataloader())),
+            ((decoder.decode(x), condition["label"]) for x, condition in batches),
+            steps,
             PEAK,
             identity=[VERSION, data.statistics, data.shape, classes],
             folder=cache,
@@ -74,11 +74,3 @@ class Classifier(nn.Sequential):
             x = functional.interpolate(x, (SIZE, SIZE), mode="area")
         x = functional.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
         return super().forward(x.contiguous(memory_format=torch.channels_last))
-
-
-def _decoded(data: lightning.LightningDataModule) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training images without end, uint8 as the judge will be shown them, and their classes."""
-    decoder = ImageDecoder(data.statistics)
-    while True:
-        for batch in data.train_dataloader():
-            yield decoder.decode(batch.x), batch.condition["label"]

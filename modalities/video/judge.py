@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modalities.pixels import Shown
 from scm_core import classifier
 from scm_core.conditioning import Condition
 
-VERSION = 1  # of the classifiers and their training: others are other judges
+VERSION = 2  # of the classifiers and their training: others are other judges
 STEPS, EPOCHS, PEAK = 600, 40, 4e-3  # training ends at the first of steps and epochs
 SIZE, FRAMES = 32, 16  # what a classifier is shown: larger clips are shrunk, longer ones thinned
 
@@ -29,17 +30,17 @@ class ClipJudge:
 
     def __init__(self, data: lightning.LightningDataModule, cache: Path = classifier.CACHE) -> None:
         """Load or train the classifiers of a data module that has been set up."""
-        self.networks = {
-            key: classifier.trained(
-                lambda field=field: Classifier(field.classes),
-                _labelled(data, key),
-                min(STEPS, EPOCHS * len(data.train_dataloader())),
+        self.networks = {}
+        for key, field in data.condition.items():
+            batches, steps = classifier.lessons(Shown(data.train_set.split), STEPS, EPOCHS)
+            self.networks[key] = classifier.trained(
+                partial(Classifier, field.classes),
+                ((clips, condition[key]) for clips, condition in batches),
+                steps,
                 PEAK,
                 identity=[VERSION, data.identity, data.statistics, data.shape, key],
                 folder=cache,
             )
-            for key, field in data.condition.items()
-        }
 
     @torch.inference_mode()
     def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
@@ -81,10 +82,3 @@ class Classifier(nn.Sequential):
         x = clips.float() / 127.5 - 1
         x = functional.interpolate(x, (FRAMES, SIZE, SIZE), mode="area")
         return super().forward(x.flatten(1, 2).contiguous(memory_format=torch.channels_last))
-
-
-def _labelled(data: lightning.LightningDataModule, key: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training clips without end, and their classes in one field of the condition."""
-    while True:
-        for clips, condition in data.real("train"):
-            yield clips, condition[key]
