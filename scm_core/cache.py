@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from scm_core.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +43,9 @@ def cached(folder: Path, identity: Any, make: Callable[[], Table]) -> Table:
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             log.warning("%s cannot be read (%s) and is made again", path, error)
     tensors, facts = make()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, {"facts": json.dumps(facts)})
-        os.replace(part, path)
-    except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
+        with whole(path) as part:
+            save_file(tensors, part, {"facts": json.dumps(facts)})
+    except OSError as error:
         log.warning("%s cannot be written: the next run will start over (%s)", path, error)
     return tensors, facts

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from scm_core import config as configuration
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Schema, schema_from_dict, schema_to_dict
 from scm_core.errors import UserError
+from scm_core.files import replacing
 from scm_core.latents import LatentDecoder, fingerprint
 
 FORMAT = "scm-core-1"
@@ -130,16 +130,8 @@ def shrink(path: Path, target: Path) -> None:
 
 def _write(path: Path, weights: dict[str, Tensor], described: dict[str, Any]) -> None:
     metadata = {key: json.dumps(value) for key, value in described.items()}
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, partial, metadata)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some room"
-        ) from error
+    with replacing(path) as part:
+        save_file(weights, part, metadata)
 
 
 def load(

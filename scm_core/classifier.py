@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from scm_core import cache, config
-from scm_core.errors import UserError
+from scm_core.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +106,5 @@ def _restored(network: nn.Module, path: Path) -> bool:
 
 
 def _save(network: nn.Module, path: Path) -> None:
-    """Write whole or not at all, so that an interrupted write is never read."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, part)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -7,25 +7,39 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from scm_core.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """A path beside ``path``, whose folder is made, that takes its place once all is written.
 
-    Nothing of it is left, and UserError raised, when the disk refuses.
+    Nothing of it is left where that fails; OSError when the disk refuses. Processes that write one
+    file do not disturb each other.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        yield part
+        os.replace(part, path)
+    except SafetensorError as error:  # which is how safetensors says that the disk refuses
+        raise OSError(str(error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """As `whole`, with a UserError when the disk refuses."""
+    try:
+        with whole(path) as part:
             yield part
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free some room or write elsewhere"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,6 @@ Files say how they were made where `scm_core.provenance.stating` has something t
 from __future__ import annotations
 
 import math
-import os
 import wave
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -23,6 +22,7 @@ from torch.nn import functional
 
 from scm_core import provenance
 from scm_core.errors import UserError
+from scm_core.files import whole
 
 GRID_WIDTH = 640  # tiny images are magnified until a grid is about this wide
 PADDING = 2
@@ -272,19 +272,13 @@ def _opaque(images: Tensor) -> Tensor:
 def _whole(path: str | Path, write: Callable[[Any], Any]) -> Path:
     """Write beside ``path`` and rename, so that a file is never seen half-written or unsigned."""
     path, sign = Path(path), provenance.signature()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "wb") as file:
-                if sign:
-                    write(content := BytesIO())
-                    file.write(sign(content, path.name))
-                else:
-                    write(file)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(path) as part, open(part, "wb") as file:
+            if sign:
+                write(content := BytesIO())
+                file.write(sign(content, path.name))
+            else:
+                write(file)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

@@ -1,7 +1,7 @@
 """Pack a folder of media into shards: `python -m scm_core.pack root=FOLDER out=FOLDER`.
 
 Keys (key=value):
-  root=FOLDER        what to pack: every file in it and its subfolders but hidden ones; required
+  root=FOLDER        what to pack: every file in it and its subfolders; required
   out=FOLDER         where the shards go; required
   megabytes=1000     of files in a shard, at most, but for one that is larger
 To train on them: data.name=folder data.root=OUT, with the same result as from the folder.
@@ -74,9 +74,8 @@ def shared_out(root: Path, size: int) -> Iterator[list[Path]]:
     def mixed(path: Path) -> bytes:
         return hashlib.sha256(str(path.relative_to(root)).encode(errors="replace")).digest()
 
-    seen = (path for path in walk(root) if not hidden(path.relative_to(root)))
     part, filled = [], 0
-    for path in sorted(seen, key=mixed):
+    for path in sorted((path for path in walk(root) if not path.name.startswith(".")), key=mixed):
         length = path.stat().st_size
         if part and filled + length > size:
             yield part
@@ -85,11 +84,6 @@ def shared_out(root: Path, size: int) -> Iterator[list[Path]]:
         filled += length
     if part:
         yield part
-
-
-def hidden(path: Path) -> bool:
-    """Whether a part of a relative path begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)
 
 
 def holds(shard: Path, root: Path, files: Sequence[Path]) -> bool:
