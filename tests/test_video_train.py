@@ -5,8 +5,14 @@ import subprocess
 import sys
 
 import av
+import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
+
+from scm_core import checkpoint
+from scm_core.generate import cycled_condition
+from scm_core.sample import draw_all, drawer
 
 SMOKE = ["modality=video", "preset=smoke"]
 
@@ -48,6 +54,18 @@ def test_three_stages_and_one_file_that_is_enough(trained, tmp_path):
             assert stream.codec_context.format.name == "yuv420p"
         assert (tmp_path / "clips" / f"{i:05d}.gif").stat().st_size > 100
     assert (tmp_path / "clips" / "overview.png").stat().st_size > 100
+
+
+def test_a_sample_can_be_kept_to_the_pixel(trained, tmp_path):
+    words = [f"checkpoint={trained}/student.safetensors", "decoder.lossless=true", "n=1"]
+    done = command("sample", *words, f"out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    model = checkpoint.load(trained / "student.safetensors")
+    x = draw_all(model, drawer(model), cycled_condition(model.condition, 1), 1, 0, 64)
+    with av.open(str(tmp_path / "00000.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    clip = model.decoder.decode(x)[0].permute(1, 2, 3, 0)
+    assert torch.equal(torch.from_numpy(np.stack(frames)), clip)
 
 
 def test_a_repeated_command_does_nothing_more(trained, fashion_root):

@@ -19,11 +19,13 @@ STRIDE = (4, 4, 4)
 @dataclass
 class DecoderConfig(AutoencoderConfig, PretrainedConfig):
     """The autoencoder, if it is no pretrained one: ``latents`` channels, ``width`` of its layers,
-    ``blocks`` at each of its two resolutions; and the stage that trains it."""
+    ``blocks`` at each of its two resolutions; and the stage that trains it. ``lossless`` MP4s keep
+    every pixel of a sample, which fewer players can show."""
 
     latents: int = 16
     width: int = 64
     blocks: int = 2
+    lossless: bool = False
 
 
 class ChannelNorm(nn.LayerNorm):

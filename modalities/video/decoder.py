@@ -18,10 +18,13 @@ from scm_core.media import contact_sheet, write_gif, write_png, write_video
 class ClipDecoder(PixelDecoder):
     """Media are uint8 clips (B, 3, T, H, W); decoding gives back what was encoded."""
 
-    def __init__(self, statistics: dict[str, Any]) -> None:
-        """Keep what the data module measured: mean and std of u8/127.5 - 1 a channel, and fps."""
+    def __init__(self, statistics: dict[str, Any], lossless: bool = False) -> None:
+        """Keep what the data module measured: mean and std of u8/127.5 - 1 a channel, and fps.
+
+        ``lossless`` is about the MP4s that are written.
+        """
         super().__init__(statistics, grid=3)
-        self.fps = statistics["fps"]
+        self.fps, self.lossless = statistics["fps"], lossless
 
     def seconds(self, media: Tensor) -> float:
         """How long each of the clips (B, 3, T, H, W) lasts."""
@@ -45,7 +48,7 @@ class ClipDecoder(PixelDecoder):
 
     def play(self, media: Tensor, path: str | Path) -> Path:
         """Write one clip (3, T, H, W) as ``path``.mp4 alone, a twentieth of the work of `save`."""
-        return write_video(media, f"{path}.mp4", self.fps)
+        return write_video(media, f"{path}.mp4", self.fps, self.lossless)
 
     def preview(self, media: Tensor) -> Tensor:
         """One picture of the whole batch: a row of frames for each clip, uint8 (H, W, 3)."""
