@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -19,7 +20,10 @@ ODE_SAMPLERS = {"ddim": samplers.ddim, "heun": samplers.heun, "dpm": samplers.dp
 
 
 def cycled_condition(schema: Schema, n: int) -> Condition:
-    """`n` conditions that go through the classes in turn; vectors stay null."""
+    """`n` conditions that go through the classes in turn.
+
+    Vectors stay null, which a teacher has learnt and a student has not.
+    """
     condition = {}
     for key, field in schema.items():
         cycle = torch.arange(n) % field.classes if isinstance(field, Label) else None
@@ -34,16 +38,22 @@ def seeded_noise(
 
     Sample i depends on `seed` and i alone.
     """
-    rows = [
-        torch.randn(shape, generator=torch.Generator().manual_seed((seed << 24) + i))
-        for i in range(first, first + n)
-    ]
+    rows = [torch.randn(shape, generator=_generator(seed, i)) for i in range(first, first + n)]
     return sigma_data * torch.stack(rows)
 
 
 def fresh_noise(seed: int, first: int, device: torch.device) -> torch.Generator:
     """The generator of what steps after the first add, for the batch that starts at `first`."""
-    return torch.Generator(device).manual_seed((seed << 24) + (1 << 23) + first)
+    return _generator(seed, (1 << 23) + first, device)
+
+
+def _generator(seed: int, i: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of a seed, any integer, and of i < 2^24.
+
+    On a CPU torch looks at 32 bits alone: what does not fit into them is hashed into them.
+    """
+    hashed = zlib.crc32(str(seed >> 8).encode()) if seed >> 8 else 0
+    return torch.Generator(device).manual_seed(((seed << 24) + i & 0xFFFFFFFF) ^ hashed)
 
 
 def sampler(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from gaussian import Gaussian
 
-from scm_core import TrigFlow, samplers
+from scm_core import TrigFlow, generate, samplers
 from scm_core.conditioning import Label
 from scm_core.guidance import Guided
 
@@ -114,6 +114,20 @@ def test_ode_times_are_edms():
     sigma = (SD * times.tan()).tolist()
     expected = [(80 ** (1 / 7) + i / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(5)]
     assert sigma == pytest.approx([*expected, 0.0])
+
+
+def test_every_seed_has_its_own_noise():
+    """Also where seeds differ in what a CPU's generator does not look at."""
+    seeds = [0, 1, 255, 256, 512, 1 << 24, 1 << 40, 1 << 70, -1, -256]
+
+    def drawn(seed):
+        fresh = torch.randn(4, generator=generate.fresh_noise(seed, 0, torch.device("cpu")))
+        return torch.cat([generate.seeded_noise((4,), 2, seed, SD).flatten(), fresh]).tolist()
+
+    noise = [drawn(seed) for seed in seeds]
+    assert noise == [drawn(seed) for seed in seeds]
+    numbers = sum(noise, [])
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_steps_must_be_positive():
