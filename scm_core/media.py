@@ -5,6 +5,7 @@ Files say how they were made where `scm_core.provenance.stating` has something t
 
 from __future__ import annotations
 
+import itertools
 import math
 import wave
 from collections.abc import Callable, Mapping, Sequence
@@ -141,14 +142,16 @@ def write_video(clip: Tensor, path: str | Path, fps: float, lossless: bool = Fal
 def write_gif(clip: Tensor, path: str | Path, fps: float) -> Path:
     """Write a uint8 clip (3, T, H, W) as a GIF that loops, whole or not at all; return its path.
 
-    Tiny clips are magnified; a GIF knows hundredths of a second and 256 colours a frame.
+    Tiny clips are magnified. A GIF knows 256 colours a frame, and hundredths of a second, to which
+    times are rounded, at least two a frame.
     """
     scale = max(1, GIF_SIZE // max(clip.shape[-2:]))
     large = functional.interpolate(clip.detach().cpu().transpose(0, 1), scale_factor=scale)
     frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in large]
     first, *rest = frames
-    milliseconds = max(20, 10 * round(100 / fps))
-    options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0}
+    ends = [round(100 * i / fps) for i in range(len(frames) + 1)]
+    durations = [10 * max(2, end - begin) for begin, end in itertools.pairwise(ends)]
+    options = {"save_all": True, "append_images": rest, "duration": durations, "loop": 0}
     if said := provenance.comment():
         options["comment"] = said.encode()
     return _whole(path, lambda file: first.save(file, format="GIF", **options))

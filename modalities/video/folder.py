@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
@@ -24,16 +24,20 @@ from scm_core.shards import File
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".gif"}
-VERSION = 1  # of the preparation: another one makes other clips
+SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv"),
+    ".gif",
+}
+VERSION = 2  # of the preparation: another one makes other clips
+LATE = 0.2  # of a frame: files round their times, GIFs to hundredths of a second
 
 
 class Files:
     """One split of a folder's clips, uint8 (B, 3, T, H, W)."""
 
-    def __init__(self, clips: Tensor, label: Tensor, names: tuple[str, ...]) -> None:
-        """Serve these clips (N, 3, T, H, W) and their classes, int64 (N,)."""
-        self.kept, self.label = clips, label
+    def __init__(self, clips: Tensor, label: Tensor, part: Tensor, names: tuple[str, ...]) -> None:
+        """Serve a ``part``, bool (N,), of all clips (N, 3, T, H, W) and classes, int64 (N,)."""
+        self.clips, self.places, self.label = clips, part.nonzero()[:, 0], label[part]
         self.schema = {"label": Label(len(names), names)}
 
     def __len__(self) -> int:
@@ -42,7 +46,7 @@ class Files:
 
     def media(self, chosen: Tensor) -> Tensor:
         """The clips at these places."""
-        return self.kept[chosen]
+        return self.clips[self.places[chosen]]
 
     def condition(self, chosen: Tensor) -> Condition:
         """Their classes."""
@@ -92,8 +96,8 @@ def read_files(
     if test.all() or not test.any():
         raise UserError(f"{folder} has too few videos to train on and to hold some out.")
     names = tuple(classes)
-    train, test = (Files(table["clips"][part], label[part], names) for part in (~test, test))
-    return train, test, whole
+    train, test = (Files(table["clips"], label, part, names) for part in (~test, test))
+    return train, test, {**whole, "held out": sorted(str(p.relative_to(folder)) for p in held)}
 
 
 def read_frames(path: File, fps: float, size: int, limits: Limits | None = None) -> Tensor:
@@ -109,12 +113,12 @@ def read_frames(path: File, fps: float, size: int, limits: Limits | None = None)
         if not opened.streams.video:
             raise ValueError("it has no pictures")
         try:
-            for frame, times in _shown(frames(opened, "video", limits), fps):
+            stream = opened.streams.video[0]
+            rate, wide = stream.average_rate or fps, float(stream.sample_aspect_ratio or 1)
+            for frame, times in _shown(frames(opened, "video", limits), fps, 1 / float(rate)):
                 limits.check(bytes=3 * size * size * (len(squares) + times))
-                limits.check_square(frame.width, frame.height, size)
-                picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                square = _square(torch.from_numpy(picture.copy()).permute(2, 0, 1), size)
-                squares += [square] * times
+                limits.check_square(round(wide * frame.width), frame.height, size)
+                squares += [_square(frame, wide, size)] * times
         except av.FFmpegError as error:
             if not squares:
                 raise
@@ -124,27 +128,38 @@ def read_frames(path: File, fps: float, size: int, limits: Limits | None = None)
     return torch.stack(squares)
 
 
-def _shown(decoded: Iterator[Any], fps: float) -> Iterator[tuple[Any, int]]:
-    """Each frame that is shown at a multiple of 1 / fps, and at how many of them."""
-    last, begin, count, usual = None, 0.0, 0, 0.0
+def _shown(decoded: Iterator[Any], fps: float, usual: float) -> Iterator[tuple[Any, int]]:
+    """Each frame that is on the screen at a multiple of 1 / fps, and at how many of them.
+
+    ``usual`` is the seconds between two frames, for those without a time of their own. An AVI gives
+    times out of order to frames that are stored out of order: they have none either.
+    """
+    last, begin, now, count = None, 0.0, 0.0, 0
     for frame in decoded:
-        now = frame.time if frame.time is not None else begin + count / fps
+        time = frame.time
         if last is None:
-            begin = now
+            begin = now = time or 0.0
         else:
-            usual = now - last.time if last.time is not None else usual
-            due = max(0, round((now - begin) * fps) - count)
-            if due:
+            usual = time - now if time is not None and time > now else usual
+            now += usual
+            due = math.ceil((now - begin) * fps - LATE) - count
+            if due > 0:
                 yield last, due
-            count += due
+                count += due
         last = frame
-    if last is not None:
-        yield last, max(1, round(usual * fps))
+    due = math.ceil((now + usual - begin) * fps - LATE) - count
+    if last is not None and (due > 0 or not count):
+        yield last, max(due, 1)
 
 
-def _square(picture: Tensor, size: int) -> Tensor:
-    shrunk = functional.resize(picture, [size], antialias=True)
-    return functional.center_crop(shrunk, [size, size])
+def _square(frame: Any, wide: float, size: int) -> Tensor:
+    """A frame's upright centre square, uint8 (3, size, size), of pixels ``wide`` times as wide."""
+    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    height, width = frame.height, wide * frame.width
+    scale = size / min(height, width)
+    shape = [max(size, int(scale * side)) for side in (height, width)]
+    shrunk = functional.center_crop(functional.resize(picture, shape, antialias=True), [size, size])
+    return shrunk.rot90(round(frame.rotation / 90), (1, 2))
 
 
 def _prepared(folder: Path, paths: list[File], config: Any, limits: Limits) -> Table:
