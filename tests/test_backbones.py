@@ -6,6 +6,7 @@ import torch
 from scm_core import UserError, backbones, dual
 from scm_core.backbones import BackboneConfig
 from scm_core.conditioning import Label, Vector
+from scm_core.config import load
 from scm_core.layers import convolution
 from scm_core.modality import Batch
 
@@ -116,6 +117,19 @@ def test_time_tangent_is_small_near_the_end():
 def test_what_does_not_fit_is_said_in_a_sentence(config, shape, words):
     with pytest.raises(UserError, match=words):
         backbones.build(config, shape, SCHEMA)
+
+
+@pytest.mark.parametrize("name", backbones.NETWORKS)
+@pytest.mark.parametrize(
+    "words",
+    [["cpu"], ["demo"], ["gpu"], ["smoke"], ["vizdoom", "backbone.options.channels=null"]],
+)
+def test_video_presets_go_with_either_network(name, words):
+    preset, *more = words
+    words = ["modality=video", f"preset={preset}", f"backbone.name={name}", *more]
+    _, config = load(words)
+    with torch.device("meta"):
+        backbones.build(config.backbone, (16, 4, 8, 8), SCHEMA)
 
 
 def test_factorised_attention_sees_a_frame_then_all_of_time():

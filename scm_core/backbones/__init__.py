@@ -37,7 +37,8 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 @dataclass
 class BackboneConfig:
     """Which network: its `name`, a `size` from tiny to xxl (1.5 billion parameters), the cells a
-    side that one patch folds, and `options` that override the size's own (width, depth, ...)."""
+    side that one patch folds, and `options` that override the size's own (width, depth, ...); null
+    takes one back."""
 
     name: str = "transformer"
     size: str = "tiny"
@@ -53,7 +54,8 @@ def build(config: BackboneConfig, shape: tuple[int, ...], condition: Schema) -> 
     sizes = SIZES[config.name]
     if config.size not in sizes:
         raise UserError(f"backbone.size={config.size} is none of {', '.join(sizes)}")
-    options = {**sizes[config.size], **config.options}
+    given = {key: value for key, value in config.options.items() if value is not None}
+    options = {**sizes[config.size], **given}
     try:
         return NETWORKS[config.name](
             shape, condition, patch=config.patch, dropout=config.dropout, **options
