@@ -50,7 +50,9 @@ class Pretrained(nn.Module):
             z = self.network.encode(self._frames(pixels), return_dict=False)[0]
         except (RuntimeError, ValueError) as error:
             sizes = " x ".join(map(str, x.shape[1:]))
-            raise UserError(f"the pretrained autoencoder cannot take {sizes}: {error}") from error
+            raise UserError(
+                f"the pretrained autoencoder cannot take {sizes}: {_line(error)}"
+            ) from error
         return self._clips(z if isinstance(z, Tensor) else z.mode(), len(x))
 
     def decode(self, z: Tensor) -> Tensor:
@@ -90,16 +92,21 @@ def load(name: str, shape: tuple[int, ...], statistics: dict[str, Any]) -> Pretr
             place, subfolder=subfolder, use_safetensors=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # diffusers and its hub raise all kinds
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"decoder.pretrained={name} cannot be read: {reason}") from error
+        raise UserError(f"decoder.pretrained={name} cannot be read: {_line(error)}") from error
     if not (hasattr(network, "encode") and hasattr(network, "decode")):
         raise UserError(f"decoder.pretrained={name} is a {kind}, which is no autoencoder")
-    if shape[0] not in (1, network.config.in_channels):
+    channels = network.config.in_channels
+    if kind == "AutoencoderKLWan":  # which folds pixels into channels itself; others count before
+        channels //= (network.config.get("patch_size") or 1) ** 2
+    if shape[0] not in (1, channels):
         raise UserError(
-            f"decoder.pretrained={name} takes {network.config.in_channels} channels, "
-            f"samples have {shape[0]}"
+            f"decoder.pretrained={name} takes {channels} channels, samples have {shape[0]}"
         )
     return Pretrained(network, shape, statistics)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _on_the_hub(name: str) -> tuple[str, str | None]:

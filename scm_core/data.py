@@ -50,8 +50,11 @@ def loader(
     """A loader of a data set whose ``__getitems__`` gives a whole batch at once.
 
     Where it shuffles, processes share each batch, and a run that was interrupted goes on in the
-    middle of an epoch (`Shuffled`). UserError for a batch that they cannot share equally.
+    middle of an epoch (`Shuffled`). UserError for a batch that they cannot share equally, or less
+    than no workers.
     """
+    if workers < 0:
+        raise UserError(f"data.workers={workers} must be at least 0")
     if shuffle:
         batch_size, left = divmod(batch_size, world()[0])
         if left or not batch_size:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from scm_core import config
+from scm_core import config, parallel
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Schema
 from scm_core.data import Samples, channelwise, loader
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder
 
-BATCH = 32  # samples that an autoencoder is given at a time
+BATCH = 32  # samples that an autoencoder is given at a time, at most
+ELEMENTS = 1 << 21  # of these samples together, at most, or one sample
 
 
 class Latents(lightning.LightningDataModule):
@@ -36,11 +38,15 @@ class Latents(lightning.LightningDataModule):
     statistics: dict[str, Any]
 
     def __init__(
-        self, data: DataModule, autoencoder: nn.Module, cache: Path = CACHE / "latents"
+        self,
+        data: DataModule,
+        autoencoder: nn.Module,
+        batch_size: int,
+        cache: Path = CACHE / "latents",
     ) -> None:
         """Encode the samples of `data`, which has been set up, or read them from the cache."""
         super().__init__()
-        self.data, self.condition = data, data.condition
+        self.data, self.condition, self.batch_size = data, data.condition, batch_size
         weights = fingerprint(autoencoder)
         made, facts = cached(cache, [data.identity, weights], lambda: encoded(data, autoencoder))
         latents = {"autoencoder": weights, "of": list(data.shape), **facts}
@@ -63,7 +69,7 @@ class Latents(lightning.LightningDataModule):
         return self.data.real(split)
 
     def _loader(self, samples: Dataset, **options: bool) -> DataLoader:
-        return loader(samples, self.data.config.batch_size, workers=0, **options)
+        return loader(samples, self.batch_size, workers=0, **options)
 
 
 def standardised(made: dict[str, Tensor], split: str, statistics: dict[str, Any]) -> Samples:
@@ -89,19 +95,18 @@ class LatentDecoder:
         """Of an autoencoder with its weights, and the statistics that `Latents` states."""
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.decoder = decoder
-        grid = len(statistics["of"]) - 1
-        self.mean, self.std = channelwise(statistics, grid)
+        self.batch = batch_of(statistics["of"])
+        self.mean, self.std = channelwise(statistics, len(statistics["of"]) - 1)
 
     def encode(self, media: Any) -> Tensor:
         """Media to x float32 (B, C, *grid)."""
-        z = torch.cat(
-            [run(self.autoencoder, "encode", x) for x in self.decoder.encode(media).split(BATCH)]
-        )
+        parts = self.decoder.encode(media).split(self.batch)
+        z = torch.cat([run(self.autoencoder, "encode", x) for x in parts])
         return (z - self.mean.to(z.device)) / self.std.to(z.device) * SIGMA_DATA
 
     def decode(self, x: Tensor) -> Any:
         """Samples x to media."""
-        parts = self._latents(x).split(BATCH)
+        parts = self._latents(x).split(self.batch)
         return self.decoder.decode(torch.cat([run(self.autoencoder, "decode", z) for z in parts]))
 
     def traced(self, x: Tensor) -> Tensor:
@@ -130,11 +135,11 @@ def run(autoencoder: nn.Module, method: str, x: Tensor) -> Tensor:
 
 def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
     """Both splits' latents and conditions, and mean and std of the training latents a channel."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_sizes(autoencoder, data.train_set.__getitems__([0]).x.to(device))
+    latent_shape(autoencoder, data.train_set.__getitems__([0]).x)
+    device = parallel.device()
     tensors: dict[str, Tensor] = {}
     for split, samples in (("train", data.train_set), ("test", data.test_set)):
-        parts = torch.arange(len(samples)).split(BATCH)
+        parts = torch.arange(len(samples)).split(batch_of(data.shape))
         for i, part in enumerate(track(parts, f"encoding the {split} split", transient=True)):
             x, condition = samples.__getitems__(part.tolist())
             named = {f"condition.{key}": value for key, value in condition.items()}
@@ -152,15 +157,26 @@ def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
     return tensors, facts
 
 
-def check_sizes(autoencoder: nn.Module, x: Tensor) -> None:
-    """UserError where samples of this size do not come back as large as they were."""
-    back = run(autoencoder, "decode", run(autoencoder, "encode", x))
+def latent_shape(autoencoder: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """(C, *grid) of latents of samples like x (B, C, *grid).
+
+    UserError where samples do not come back as large as they were.
+    """
+    x = x.to(parallel.device())
+    z = run(autoencoder, "encode", x)
+    back = run(autoencoder, "decode", z)
     if back.shape != x.shape:
         given, found = (" x ".join(map(str, one.shape[1:])) for one in (x, back))
         raise UserError(
             f"the autoencoder makes {found} of samples of {given}: change their size, or how many "
             "frames they have"
         )
+    return tuple(z.shape[1:])
+
+
+def batch_of(shape: Sequence[int]) -> int:
+    """How many samples of this shape an autoencoder is given at a time."""
+    return max(1, min(BATCH, ELEMENTS // math.prod(shape)))
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -31,9 +31,11 @@ from torch import nn
 
 from scm_core import checkpoint, cli, config, generate, parallel
 from scm_core.conditioning import schema_to_dict
+from scm_core.ema import WIDEST
 from scm_core.errors import UserError
 from scm_core.files import write_text
-from scm_core.latents import LatentDecoder, Latents, run
+from scm_core.latents import LatentDecoder, Latents, latent_shape, run
+from scm_core.losses.consistency import NORMS
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.samplers import PATHS
 from scm_core.stages import Autoencoding, Student, Teacher
@@ -43,34 +45,56 @@ from scm_core.stages.student import TANGENTS
 from scm_core.stages.watching import Guard, Logging, Previews, ProgressBar, Speed
 
 STAGES = ("decoder", "teacher", "student")
+CHOICES = {
+    "student.method": ("distill", "train"),
+    "student.midtraining.solver": PATHS,
+    "student.tangent": TANGENTS,
+    "student.norm": NORMS,
+}
+POSITIVE = (
+    *("student.midtraining.points", "student.midtraining.solver_steps", "student.score.draws"),
+    *("trainer.accumulate", "trainer.preview_every", "trainer.log_every"),
+)
 PREVIEW_SAMPLES = 40
 
 
 def main(arguments: list[str]) -> None:
     """Run the stages that the configuration asks for, in the run directory `out`."""
     spec, settings = config.load(arguments)
-    if settings.student.method not in ("distill", "train"):
-        raise UserError(f"student.method={settings.student.method} is neither distill nor train")
-    student = settings.student
-    if student.method == "train" and (student.midtraining.steps or student.score.weight):
-        raise UserError(
-            "student.midtraining and student.score follow a teacher: they need "
-            "student.method=distill, or student.midtraining.steps=0 student.score.weight=0"
-        )
-    if student.midtraining.points < 1:
-        raise UserError("student.midtraining.points must be at least 1")
-    if student.midtraining.solver not in PATHS:
-        known = ", ".join(PATHS)
-        raise UserError(
-            f"student.midtraining.solver={student.midtraining.solver} is none of {known}"
-        )
-    if student.tangent not in TANGENTS:
-        raise UserError(f"student.tangent={student.tangent} is none of {', '.join(TANGENTS)}")
-    if not student.consistency and not student.score.weight:
-        raise UserError("student.consistency=0 leaves no loss: give student.score.weight too")
+    check(settings)
     run = Run(spec, settings)
     for stage in run.stages:
         run.train(stage)
+
+
+def check(settings: DictConfig) -> None:
+    """UserError for values that a stage would stumble over, which may be hours after the first."""
+    for key, known in CHOICES.items():
+        if (value := OmegaConf.select(settings, key)) not in known:
+            raise UserError(f"{key}={value} is none of {', '.join(known)}")
+    for key in POSITIVE:
+        if (value := OmegaConf.select(settings, key)) < 1:
+            raise UserError(f"{key}={value} must be at least 1")
+    for name in STAGES:
+        ema = OmegaConf.select(settings, f"{name}.ema")
+        if ema is not None and not 0 < ema < WIDEST:
+            raise UserError(f"{name}.ema={ema} must lie between 0 and {WIDEST:.3f}")
+    student = settings.student
+    rollouts = list(student.score.rollouts)
+    if not rollouts or min(rollouts) < 1:
+        raise UserError(f"student.score.rollouts={rollouts} must be numbers of steps, at least 1")
+    led = student.midtraining.steps or student.score.weight or student.guidance != 1
+    if student.method == "train" and (led or not student.consistency):
+        raise UserError(
+            "student.method=train has no teacher, which the preset's student follows: give "
+            "student.midtraining.steps=0 student.score.weight=0 student.guidance=1 "
+            "student.consistency=1 too"
+        )
+    if not student.consistency and not student.score.weight:
+        raise UserError(
+            "student.consistency=0 leaves no loss: give student.score.weight=1, or "
+            "student.consistency=1"
+        )
 
 
 class Run:
@@ -86,6 +110,8 @@ class Run:
         self.autoencoder = self._autoencoder()
         self.pretrained = getattr(self.autoencoder, "pretrained", False)
         self.stages = self._stages()
+        if not (self.folder / "config.yaml").exists():
+            self._check_fit()
         self._claim_folder()
 
     def train(self, name: str) -> None:
@@ -109,7 +135,8 @@ class Run:
             if options.compile:
                 network.compile()
         try:
-            trainer.fit(stage, datamodule=self.data, ckpt_path=_resumable(last), weights_only=True)
+            resumed = _resumable(last, stage)
+            trainer.fit(stage, datamodule=self.data, ckpt_path=resumed, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
             raise KeyboardInterrupt from None
         trainer.save_checkpoint(last)
@@ -144,6 +171,14 @@ class Run:
         of_data = tuple(self.data.shape), self.data.statistics
         return self.spec.build_autoencoder(self.settings, *of_data)
 
+    def _check_fit(self) -> None:
+        """UserError, before anything is written, where data, autoencoder or backbone do not fit."""
+        shape = tuple(self.data.shape)
+        with torch.random.fork_rng(devices=[]):  # weights that are drawn here are not trained
+            if self.autoencoder:
+                shape = latent_shape(self.autoencoder, self.data.train_set.__getitems__([0]).x)
+            self.spec.build_backbone(self.settings, shape, self.data.condition)
+
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
         if not self.pretrained:
@@ -152,7 +187,7 @@ class Run:
                 raise UserError(f"no decoder at {weights}: train it first, by stage=decoder")
             self.autoencoder = self._autoencoder()  # the one in training may be sharded by now
             checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
-        self.data = Latents(self.data, self.autoencoder)
+        self.data = Latents(self.data, self.autoencoder, self.settings.data.batch_size)
         latents = self.data.statistics["latents"]
         self.decoder = LatentDecoder(self.autoencoder, self.decoder, latents)
         self._claim("latents.json", json.dumps(latents), "on the latents of another decoder")
@@ -273,16 +308,26 @@ class Run:
         write_text(path, described)
 
 
-def _resumable(last: Path) -> Path | None:
-    """The checkpoint to go on from, if there is one; UserError when it cannot be read."""
+def _resumable(last: Path, stage: Stage) -> Path | None:
+    """The checkpoint to go on from, if there is one.
+
+    UserError when it cannot be read, or holds other networks than this stage's.
+    """
     if not last.exists():
         return None
     try:
         held = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
-        held["pytorch-lightning_version"], held["state_dict"], held["loops"]
-        return last
+        held["pytorch-lightning_version"], held["loops"]
+        shapes = {key: value.shape for key, value in held["state_dict"].items()}
     except Exception as error:  # torch raises whatever the broken bytes make of its reader
         raise UserError(f"{last} cannot be read: delete it to start the stage over") from error
+    wanted = {key: value.shape for key, value in stage.state_dict().items()}
+    if strange := sorted(key for key, _ in shapes.items() ^ wanted.items()):
+        raise UserError(
+            f"{last} holds other networks than these settings make ({strange[0]}): choose another "
+            "out=, or delete it to start the stage over"
+        )
+    return last
 
 
 def _duration(text: str) -> datetime.timedelta:

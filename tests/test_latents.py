@@ -49,7 +49,6 @@ class Data:
 
     def __post_init__(self):
         self.train_set, self.test_set = Lines(300), Lines(20)
-        self.config = type("Config", (), {"batch_size": 100})()
 
 
 class Plain:
@@ -67,7 +66,7 @@ class Plain:
 
 def test_latents_are_standardised_and_decode_to_the_media(tmp_path):
     data, folded = Data(), Folded()
-    latents = Latents(data, folded, tmp_path)
+    latents = Latents(data, folded, 100, tmp_path)
     assert latents.shape == (2, 4)
     x = torch.cat([batch.x for batch in latents.train_dataloader()])
     assert x.mean((0, 2)).abs().max() < 0.01
@@ -84,32 +83,32 @@ def test_latents_are_standardised_and_decode_to_the_media(tmp_path):
 
 def test_the_cache_is_of_these_data_and_this_autoencoder(tmp_path):
     data, folded = Data(), Folded()
-    Latents(data, folded, tmp_path)
+    Latents(data, folded, 100, tmp_path)
     calls = folded.calls
-    again = Latents(data, folded, tmp_path)
+    again = Latents(data, folded, 100, tmp_path)
     assert calls and folded.calls == calls
-    other = Latents(data, Folded(2.0), tmp_path)
+    other = Latents(data, Folded(2.0), 100, tmp_path)
     stale = (again.statistics["latents"], other.statistics["latents"])
     assert stale[0]["autoencoder"] != stale[1]["autoencoder"] and stale[0]["std"] != stale[1]["std"]
     data.identity = "other lines"
-    Latents(data, folded, tmp_path)
+    Latents(data, folded, 100, tmp_path)
     assert folded.calls > calls
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
 
 
 def test_a_damaged_cache_is_made_again(tmp_path, caplog):
     data, folded = Data(), Folded()
-    whole = Latents(data, folded, tmp_path).train_set.x
+    whole = Latents(data, folded, 100, tmp_path).train_set.x
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(Latents(data, folded, tmp_path).train_set.x, whole)
+    assert torch.equal(Latents(data, folded, 100, tmp_path).train_set.x, whole)
     assert "is made again" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["decode", "encode"])
 def test_a_latent_decoder_keeps_its_autoencoder_still(tmp_path, name):
     data, folded = Data(), Folded()
-    latents = Latents(data, folded, tmp_path)
+    latents = Latents(data, folded, 100, tmp_path)
     decoder = LatentDecoder(folded, Plain(), latents.statistics["latents"])
     given = torch.randn(1, *(latents.shape if name == "decode" else data.shape))
     assert not getattr(decoder, name)(given).requires_grad

@@ -8,7 +8,7 @@ import torch
 
 from modalities import pretrained
 from scm_core.errors import UserError
-from scm_core.latents import check_sizes
+from scm_core.latents import latent_shape
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -41,6 +41,15 @@ MAKE = {
     "wan": lambda: diffusers.AutoencoderKLWan(
         base_dim=8, z_dim=4, dim_mult=[1, 1, 2, 2], num_res_blocks=1
     ),
+    "wan 2.2": lambda: diffusers.AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 2, 2],
+        num_res_blocks=1,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+    ),
     "ltx": lambda: diffusers.AutoencoderKLLTXVideo(
         latent_channels=8,
         block_out_channels=(8, 8, 8, 8),
@@ -56,6 +65,7 @@ CASES = [
     ("dc", (3, 32, 32), (4, 16, 16)),
     ("dc", (3, 5, 32, 32), (4, 5, 16, 16)),
     ("wan", (3, 17, 32, 32), (4, 5, 4, 4)),
+    ("wan 2.2", (3, 17, 32, 32), (4, 5, 2, 2)),
     ("ltx", (3, 9, 32, 32), (8, 2, 1, 1)),
 ]
 
@@ -83,7 +93,7 @@ def test_samples_become_latents_and_come_back_as_large(tmp_path, name, shape, of
         back = autoencoder.decode(z)
     assert z.shape == (2, *of_latents)
     assert back.shape == x.shape
-    check_sizes(autoencoder, x)
+    assert latent_shape(autoencoder, x) == of_latents
 
 
 def test_it_is_the_network_of_diffusers_on_pixels_from_minus_one_to_one(tmp_path):
@@ -117,7 +127,7 @@ def test_frames_are_coded_one_by_one_where_the_network_is_of_pictures(tmp_path):
 def test_sizes_that_do_not_come_back_are_refused(tmp_path, name, shape, words):
     autoencoder = load(save(name, tmp_path), shape)
     with pytest.raises(UserError, match=words):
-        check_sizes(autoencoder, torch.randn(1, *shape))
+        latent_shape(autoencoder, torch.randn(1, *shape))
 
 
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, monkeypatch):

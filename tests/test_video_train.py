@@ -1,6 +1,7 @@
 """Videos as a user makes them: decoder, teacher, student, and clips that play everywhere."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -80,10 +81,31 @@ def test_stages_need_the_ones_before(tmp_path, fashion_root):
     assert "train it first, by stage=decoder" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["data.size=18"], "clips of 8 x 18 x 18 are not divisible by 4"),
+        (["data.size=12"], "backbone unet: grid (2, 3, 3) is not divisible by 2"),
+    ],
+)
+def test_sizes_that_do_not_fit_leave_nothing_behind(tmp_path, fashion_root, words, said):
+    """Said before the decoder is trained, and the same folder takes the next try."""
+    given = [*SMOKE, f"data.root={fashion_root}", f"out={tmp_path}/run", "stage=decoder"]
+    done = command("train", *given, *words)
+    assert done.returncode == 2 and said in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_goes_on_with_its_own_networks_alone(trained, fashion_root, tmp_path):
+    shutil.copytree(trained / "decoder", tmp_path / "run" / "decoder")
+    words = [*SMOKE, f"data.root={fashion_root}", f"out={tmp_path}/run", "stage=decoder"]
+    done = command("train", *words, "decoder.width=24")
+    assert done.returncode == 2
+    assert "holds other networks than these settings make" in done.stderr
+
+
 def test_latents_of_another_decoder_are_refused(trained, fashion_root, tmp_path):
     """A teacher that was trained on the latents of one decoder is not continued on another's."""
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     words = [*SMOKE, f"data.root={fashion_root}", f"out={copy}"]

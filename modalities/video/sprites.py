@@ -44,7 +44,7 @@ class Sprites:
     def __init__(self, garments: Any, config: Any, held_out: bool) -> None:
         """Draw the parameters of all clips of a split from ``garments``, by ``config.seed``."""
         self.frames, self.size = config.frames, config.size
-        side = round(SHARE * self.size)
+        side = max(1, round(SHARE * self.size))
         images = garments.images[torch.arange(len(garments.images))].float() / 255
         self.garments = functional.interpolate(
             images, (side, side), mode="bilinear", antialias=True

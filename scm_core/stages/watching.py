@@ -90,14 +90,14 @@ class Guard(Callback):
         return sentence, facts | {key: one.tolist() for key, one in figures.items()}
 
 
-class Logging(Callback):
+class Logging(AtSteps):
     """Loss, learning rate and the watched figure, overall and by t-bin, into TensorBoard."""
 
     def __init__(self, every: int) -> None:
         self.every = every
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        if trainer.global_step % self.every or trainer.logger is None:
+        if not self.stepped(trainer) or trainer.global_step % self.every:
             return
         name = stage.watched_name
         figures = {
@@ -210,7 +210,7 @@ def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
         backbone.train()
 
 
-class ProgressBar(Callback):
+class ProgressBar(AtSteps):
     """One rich bar for the whole stage: steps, it/s, loss and the watched figure.
 
     Where the output is no terminal it is a line every `every` steps.
@@ -230,6 +230,7 @@ class ProgressBar(Callback):
         )
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        super().on_train_start(trainer, stage)
         if not trainer.is_global_zero:
             return
         self.task = self.progress.add_task(
@@ -238,7 +239,7 @@ class ProgressBar(Callback):
         self.progress.start()
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        if not trainer.is_global_zero:
+        if not self.stepped(trainer) or not trainer.is_global_zero:
             return
         task, step = self.progress.tasks[self.task], trainer.global_step
         figures = task.fields["figures"]
