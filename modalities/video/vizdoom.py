@@ -13,6 +13,7 @@ Keys (key=value):
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from torchvision.transforms.v2 import functional
 
 from scm_core import cli, config
 from scm_core.errors import UserError
+from scm_core.files import write_text
 from scm_core.media import write_video
 
 ACTIONS = {
@@ -40,6 +42,7 @@ ACTIONS = {
 TICS = 4  # of the game, 35 a second, in a frame
 WARM_UP = (10, 60)  # tics of random play before a clip begins
 HELD_OUT = 0.1
+SEEDS = 1 << 32  # of the game
 
 
 @dataclass
@@ -61,6 +64,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("record into which folder? give out=FOLDER")
     if min(settings.clips, settings.frames, settings.size) < 1 or settings.size % 2:
         raise UserError("clips, frames and size must be at least 1, and size even")
+    _claim(settings)
     wanted = list(_missing(settings))
     with tempfile.TemporaryDirectory() as folder:
         game = _game(Path(folder), settings.seed)
@@ -71,13 +75,22 @@ def main(arguments: list[str]) -> None:
     cli.console.print(f"{len(wanted)} clips recorded into {settings.out}")
 
 
+def _claim(settings: Any) -> None:
+    """Note what the clips of this folder are, or refuse one that holds others."""
+    path = Path(settings.out) / "recording.json"
+    what = json.dumps({key: settings[key] for key in ("frames", "size", "seed")})
+    if path.exists() and path.read_text() != what:
+        raise UserError(f"{settings.out} holds clips of {path.read_text()}: choose another out=")
+    write_text(path, what)
+
+
 def record(game: Any, action: str, frames: int, size: int, seed: int) -> Tensor:
     """One clip uint8 (3, frames, size, size) of an episode of its own, with ``action`` held.
 
     An episode that ends early, for the way home was found, is played again in another way.
     """
     play = random.Random(seed)
-    game.set_seed(seed)
+    game.set_seed(seed % SEEDS)
     pictures: list[Tensor] = []
     while len(pictures) < frames:
         pictures.clear()
@@ -125,7 +138,7 @@ def _game(folder: Path, seed: int) -> Any:
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
     game.set_render_hud(False)
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in ACTIONS.values()])
-    game.set_seed(seed)
+    game.set_seed(seed % SEEDS)
     game.init()
     return game
 
