@@ -78,7 +78,9 @@ CASES = {
     "einsum": lambda x, y: torch.einsum("bij,bkj,jl->bikl", x, y, ADDITIVE),
     "baddbmm": lambda x, y: torch.baddbmm(x[..., :4], x, y.mT, beta=2, alpha=3),
     "addmm": lambda x, y: (
-        torch.addmm(kernel(4), x[0], y[0].T, beta=0.5) + x[0, :, :4].addmm(ADDITIVE[:4], y[1].T)
+        torch.addmm(kernel(4), x[0], y[0].T, beta=0.5)
+        + x[0, :, :4].addmm(ADDITIVE[:4], y[1].T, beta=2)
+        + torch.addmm(x[0, 0, :4], ADDITIVE[:4], kernel(6, 4), beta=0.5, alpha=3)
     ),
     "outer": lambda x, y: torch.outer(x[0, 0], y[1, 0]),
     "conv1d": lambda x, y: (

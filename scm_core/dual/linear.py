@@ -128,12 +128,10 @@ def product_sum(func: Any, bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: A
     c, x, y = primal(bias), primal(a), primal(b)
 
     def tangent() -> Tensor:
-        dc = bias.tangent if isinstance(bias, Dual) else torch.zeros_like(c)
+        dc = beta * bias.tangent if isinstance(bias, Dual) else torch.zeros_like(c)
         if isinstance(a, Dual):
-            dc, scale = func(dc, a.tangent, y, beta=beta, alpha=alpha), 1
-        else:
-            scale = beta
-        return func(dc, x, b.tangent, beta=scale, alpha=alpha) if isinstance(b, Dual) else dc
+            dc = func(dc, a.tangent, y, alpha=alpha)
+        return func(dc, x, b.tangent, alpha=alpha) if isinstance(b, Dual) else dc
 
     return make(func(c, x, y, beta=beta, alpha=alpha), tangent)
 
