@@ -134,6 +134,8 @@ def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) ->
     }
     conditions = [f"`{key}`" for key in model.condition] or ["none"]
     source = model.statistics.get("source", model.spec.name)
+    named = model.config.modality
+    where = f"modality={named} checkpoint={place}" if ":" in named else f"checkpoint={place}"
     terms = model.statistics.get("licence")
     lines = [
         f"---\n{OmegaConf.to_yaml(about)}---",
@@ -142,7 +144,7 @@ def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) ->
         f"is {' x '.join(map(str, model.data_shape))}; its conditions: {', '.join(conditions)}.",
         f"Data: {source}{f', licence {terms}' if terms else ''}. "
         f"Weights: {licence or 'the author has not said under which licence'}.",
-        f"```bash\npython -m scm_core.sample checkpoint={place} steps=2 n=16 out=samples\n```",
+        f"```bash\npython -m scm_core.sample {where} steps=2 n=16 out=samples\n```",
         _figures(model.path) if evaluated else UNEVALUATED,
     ]
     return "\n\n".join(lines) + "\n"

@@ -10,7 +10,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from scm_core.conditioning import Condition, Schema
@@ -172,9 +171,3 @@ def _provider(entry: EntryPoint, package: str) -> str:
     """What to install for a package that a plugin lacks: the plugin's extra of its own name."""
     extras = (entry.dist.metadata.get_all("Provides-Extra") or []) if entry.dist else []
     return f"'{entry.dist.name}[{entry.name}]'" if entry.name in extras else package
-
-
-def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """The batch on a device."""
-    moved = {key: value.to(device) for key, value in batch.condition.items()}
-    return Batch(batch.x.to(device), moved)

@@ -8,6 +8,7 @@ from torch import nn
 from toy_plugin import SPEC, ToyData, ToyDecoder, ToySet
 
 from scm_core import backbones, check, cli, modality
+from scm_core.conditioning import Label
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.testing import check_modality
 
@@ -108,6 +109,12 @@ class WithAKey(ToySet):
         return Batch(x, {**condition, "loudness": torch.ones(len(x))})
 
 
+class WithAKeyOfTheCommand(ToySet):
+    def __getitems__(self, indices):
+        x, condition = super().__getitems__(indices)
+        return Batch(x, {"n": condition["pitch"]})
+
+
 class WithNullLabels(ToySet):
     def __getitems__(self, indices):
         x, condition = super().__getitems__(indices)
@@ -151,6 +158,11 @@ FAULTS = {
         with_data(dataset=WithAKey),
         "condition",
         "needs a field in the schema",
+    ),
+    "a condition that sample has a key for": (
+        with_data(dataset=WithAKeyOfTheCommand, condition={"n": Label(2)}),
+        "condition",
+        "call it otherwise",
     ),
     "data from the global generator": (
         with_data(dataset=DrawnGlobally),

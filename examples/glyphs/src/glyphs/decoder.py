@@ -35,10 +35,11 @@ class Decoder:
 
 def counts(clouds, side):
     """How many points lie in each cell of a square of `side` cells, (B, side, side), top first."""
-    cells = ((clouds * torch.tensor([1, -1]) + 0.55) / 1.1 * side).long().clamp(0, side - 1)
+    down = clouds * clouds.new_tensor([1, -1])
+    cells = ((down + 0.55) / 1.1 * side).long().clamp(0, side - 1)
     flat = cells[..., 1] * side + cells[..., 0]
-    empty = torch.zeros(len(clouds), side * side)
-    return empty.scatter_add(1, flat, torch.ones(flat.shape)).unflatten(1, (side, side))
+    empty = clouds.new_zeros(len(clouds), side * side)
+    return empty.scatter_add(1, flat, clouds.new_ones(flat.shape)).unflatten(1, (side, side))
 
 
 def occupancy(clouds):
@@ -58,5 +59,5 @@ class NearestLetter:
         self.means = torch.stack([seen[letter == i].mean(0) for i in range(int(letter.max()) + 1)])
 
     def __call__(self, clouds, condition):
-        nearest = torch.cdist(occupancy(clouds), self.means).argmin(1)
+        nearest = torch.cdist(occupancy(clouds), self.means.to(clouds.device)).argmin(1)
         return {"letter_accuracy": (nearest == condition["letter"]).float()}
