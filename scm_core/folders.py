@@ -41,7 +41,7 @@ def classified(
     """Class name to sorted files, and which of them are held out; ``kind`` is what people call one.
 
     Held out are the files in ``test/`` or ``val/`` beside ``train/``, or else 5 % of each class,
-    chosen by a hash of the file's name. Files directly in the folder are one class, named as the
+    chosen by a hash of its path. Files directly in the folder are one class, named as the
     folder. ``pattern`` is a regular expression whose one group, searched in a file's path within
     the folder, is its class; files that it does not match are left out. Raises UserError for a
     folder that is missing, without any such file, or mixed, and for a damaged shard.

@@ -49,7 +49,7 @@ def read_folder(
     """A folder's training split, held-out split and class names (its subfolders, sorted).
 
     The held-out split is ``test/`` or ``val/`` beside ``train/``, or else 5 % of each class,
-    chosen by a hash of the file's name. More than 2 GiB of pixels are decoded again at every
+    chosen by a hash of its path. More than 2 GiB of pixels are decoded again at every
     access. Raises UserError for a folder that is missing, empty, mixed, or more than 1 % broken.
     """
     if channels not in MODES:
