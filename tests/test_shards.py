@@ -65,7 +65,8 @@ def modules(kind, root, cache):
     keys = {"name": "folder", "root": str(root)}
     if kind == "clips":
         splits = read_videos(VideoData(frames=4, size=16, **keys), cache)[:2]
-        return splits[0].schema, [(split.kept, split.condition(...)) for split in splits]
+        chosen = [(split, torch.arange(len(split))) for split in splits]
+        return splits[0].schema, [(split.media(i), split.condition(i)) for split, i in chosen]
     if kind == "pictures":
         data = ImageDataModule(ImageData(channels=1, batch_size=3, **keys))
     else:
