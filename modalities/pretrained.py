@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scm_core.data import channelwise
-from scm_core.errors import UserError
+from scm_core.errors import UserError, first_line
 from scm_core.modality import SIGMA_DATA
 
 NEEDS = "decoder.pretrained needs the package diffusers: pip install 'scm-core[diffusers]'"
@@ -51,7 +51,7 @@ class Pretrained(nn.Module):
         except (RuntimeError, ValueError) as error:
             sizes = " x ".join(map(str, x.shape[1:]))
             raise UserError(
-                f"the pretrained autoencoder cannot take {sizes}: {_line(error)}"
+                f"the pretrained autoencoder cannot take {sizes}: {first_line(error)}"
             ) from error
         return self._clips(z if isinstance(z, Tensor) else z.mode(), len(x))
 
@@ -92,7 +92,7 @@ def load(name: str, shape: tuple[int, ...], statistics: dict[str, Any]) -> Pretr
             place, subfolder=subfolder, use_safetensors=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # diffusers and its hub raise all kinds
-        raise UserError(f"decoder.pretrained={name} cannot be read: {_line(error)}") from error
+        raise UserError(f"decoder.pretrained={name} cannot be read: {first_line(error)}") from error
     if not (hasattr(network, "encode") and hasattr(network, "decode")):
         raise UserError(f"decoder.pretrained={name} is a {kind}, which is no autoencoder")
     channels = network.config.in_channels
@@ -103,10 +103,6 @@ def load(name: str, shape: tuple[int, ...], statistics: dict[str, Any]) -> Pretr
             f"decoder.pretrained={name} takes {channels} channels, samples have {shape[0]}"
         )
     return Pretrained(network, shape, statistics)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _on_the_hub(name: str) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from scm_core import modality as modalities
-from scm_core.errors import UserError
+from scm_core.errors import UserError, first_line
 from scm_core.limits import Limits
 
 
@@ -147,7 +147,7 @@ def parse(arguments: list[str]) -> DictConfig:
     try:
         words = OmegaConf.from_dotlist(arguments)
     except Exception as error:  # the YAML parser's own errors for a malformed value
-        raise UserError(f"cannot read {' '.join(arguments)}: {_line(error)}") from error
+        raise UserError(f"cannot read {' '.join(arguments)}: {first_line(error)}") from error
     return words
 
 
@@ -156,7 +156,7 @@ def word(command: DictConfig, key: str) -> str | None:
     try:
         value = command.get(key)
     except OmegaConfBaseException as error:
-        raise UserError(f"command line: {key}: {_line(error)}") from error
+        raise UserError(f"command line: {key}: {first_line(error)}") from error
     return None if value is None else str(value)
 
 
@@ -171,7 +171,7 @@ def merge(base: DictConfig, *layers: tuple[str, DictConfig]) -> DictConfig:
             raise UserError(f"{source}: no key {key}; {nearest(key, keys(base))}") from error
         except OmegaConfBaseException as error:
             key = error.full_key or "?"
-            raise UserError(f"{source}: {key}: {_line(error)}") from error
+            raise UserError(f"{source}: {key}: {first_line(error)}") from error
     return base
 
 
@@ -238,7 +238,7 @@ def section(command: DictConfig, key: str) -> Any:
     try:
         return command.pop(key, {})
     except OmegaConfBaseException as error:
-        raise UserError(f"command line: {key}: {_line(error)}") from error
+        raise UserError(f"command line: {key}: {first_line(error)}") from error
 
 
 def nearest(key: str, known: list[str]) -> str:
@@ -286,8 +286,4 @@ def read_yaml(path: Path) -> DictConfig:
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except Exception as error:
-        raise UserError(f"{path} is not a YAML configuration: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is not a YAML configuration: {first_line(error)}") from error

@@ -8,16 +8,14 @@ from torch import Tensor, nn
 
 from scm_core.parallel import gathered, local, scattered
 
-WIDEST = 12**-0.5  # relative width of the average over all steps alike
-
 
 def power_exponent(sigma_rel: float) -> float:
-    """gamma of a profile whose relative width is `sigma_rel` below `WIDEST` (EDM2, algorithm 2).
+    """gamma of a profile whose relative width is `sigma_rel` in (0, 0.28) (EDM2, algorithm 2).
 
     `sigma_rel = (gamma + 1)^1/2 (gamma + 2)^-1 (gamma + 3)^-1/2`, a cubic in gamma.
     """
-    if not 0 < sigma_rel < WIDEST:
-        raise ValueError(f"ema is {sigma_rel}, it must lie between 0 and {WIDEST:.3f}")
+    if not 0 < sigma_rel < 12**-0.5:
+        raise ValueError(f"ema is {sigma_rel}, it must lie between 0 and {12**-0.5:.3f}")
     inverse = sigma_rel**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 

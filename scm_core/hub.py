@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from scm_core import checkpoint, cli, config
 from scm_core.checkpoint import Checkpoint
-from scm_core.errors import UserError
+from scm_core.errors import UserError, first_line
 from scm_core.files import write_text
 
 PREFIX = "hub:"
@@ -104,7 +104,7 @@ def find(name: str) -> Path:
     try:
         folder = snapshot_download(name.removeprefix(PREFIX), allow_patterns=patterns)
     except Exception as error:  # the hub and the network fail in many ways
-        raise UserError(f"{name} cannot be downloaded: {_line(error)}") from error
+        raise UserError(f"{name} cannot be downloaded: {first_line(error)}") from error
     return Path(folder) / STUDENT
 
 
@@ -119,7 +119,7 @@ def upload(folder: Path, repository: str) -> str:
         api.create_repo(repository, exist_ok=True)
         return f"uploaded: {api.upload_folder(repo_id=repository, folder_path=folder)}"
     except Exception as error:
-        raise UserError(f"{repository} cannot be uploaded to: {_line(error)}") from error
+        raise UserError(f"{repository} cannot be uploaded to: {first_line(error)}") from error
 
 
 def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) -> str:
@@ -175,10 +175,6 @@ def _cells(row: dict[str, Any], features: str, scores: list[str]) -> list[str]:
         costs = [f"{row['nfe']:g}", f"{1000 * row['seconds_per_sample']:.2f}"]
     values = [f"{row[f'fd_{features}']:.4g}", *(f"{row[score]:.3f}" for score in scores)]
     return [row["name"], *costs, *values]
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from torch import nn
 
 from scm_core import checkpoint, cli, config, generate, parallel
 from scm_core.conditioning import schema_to_dict
-from scm_core.ema import WIDEST
+from scm_core.ema import power_exponent
 from scm_core.errors import UserError
 from scm_core.files import write_text
 from scm_core.latents import LatentDecoder, Latents, latent_shape, run
@@ -76,9 +76,11 @@ def check(settings: DictConfig) -> None:
         if (value := OmegaConf.select(settings, key)) < 1:
             raise UserError(f"{key}={value} must be at least 1")
     for name in STAGES:
-        ema = OmegaConf.select(settings, f"{name}.ema")
-        if ema is not None and not 0 < ema < WIDEST:
-            raise UserError(f"{name}.ema={ema} must lie between 0 and {WIDEST:.3f}")
+        if (ema := OmegaConf.select(settings, f"{name}.ema")) is not None:
+            try:
+                power_exponent(ema)
+            except ValueError as error:
+                raise UserError(f"{name}.{error}") from error
     student = settings.student
     rollouts = list(student.score.rollouts)
     if not rollouts or min(rollouts) < 1:

@@ -20,7 +20,7 @@ from modalities.audio.clips import SILENCE
 from modalities.audio.mel import MelSettings, log_mel
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Label
-from scm_core.errors import UserError
+from scm_core.errors import UserError, first_line
 from scm_core.folders import Classes, Skipped, classified, identity, in_threads, report
 from scm_core.limits import Limits, container, frames
 from scm_core.shards import File
@@ -215,7 +215,7 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
             home.mkdir(parents=True, exist_ok=True)
             torchaudio.datasets.SPEECHCOMMANDS(home, download=True)
         except (OSError, RuntimeError, tarfile.TarError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".:")
+            reason = first_line(error).rstrip(".:")
             raise UserError(
                 f"Speech Commands could not be downloaded ({reason}); unpack it yourself and name "
                 "its folder with data.root=."

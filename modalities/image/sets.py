@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from scm_core.cache import CACHE
 from scm_core.conditioning import Condition
-from scm_core.errors import UserError
+from scm_core.errors import UserError, first_line
 
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
 LARGEST = 1 << 26  # bytes of an unpacked idx file; the training images are 47 million
@@ -144,7 +144,7 @@ def _download(name: str, advice: str) -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except (OSError, RuntimeError, tarfile.TarError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        reason = first_line(error).rstrip(".:")
         raise UserError(f"{name} could not be downloaded ({reason}); {advice}") from error
     finally:
         socket.setdefaulttimeout(patience)

@@ -24,10 +24,7 @@ from scm_core.shards import File
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv"),
-    ".gif",
-}
+SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .ogv .gif".split())
 VERSION = 2  # of the preparation: another one makes other clips
 LATE = 0.2  # of a frame: files round their times, GIFs to hundredths of a second
 
