@@ -13,6 +13,7 @@ Keys (key=value):
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import tempfile
@@ -139,7 +140,8 @@ def _game(folder: Path, seed: int) -> Any:
     game.set_render_hud(False)
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in ACTIONS.values()])
     game.set_seed(seed % SEEDS)
-    game.init()
+    with contextlib.chdir(folder):  # where it leaves a folder of its own
+        game.init()
     return game
 
 
