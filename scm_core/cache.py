@@ -31,21 +31,37 @@ def place(folder: Path, identity: Any) -> Path:
 def cached(folder: Path, identity: Any, make: Callable[[], Table]) -> Table:
     """The tensors and plain facts that ``make`` gives, kept in ``folder`` under their identity.
 
-    ``identity`` is all that they depend on, in plain containers. A damaged file is made again; one
-    that cannot be written costs a warning.
+    ``identity`` is all that they depend on, in plain containers.
     """
     path = place(folder, identity)
-    if path.exists():
-        try:
-            with safe_open(path, "pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                return {name: file.get_tensor(name) for name in file.keys()}, facts
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            log.warning("%s cannot be read (%s) and is made again", path, error)
-    tensors, facts = make()
+    table = kept(path)
+    if table is None:
+        table = make()
+        keep(path, table)
+    return table
+
+
+def kept(path: Path) -> Table | None:
+    """The tensors and facts in a file of the cache; None where it is absent, or damaged.
+
+    They are mapped from the file: what is not looked at takes no memory.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        log.warning("%s cannot be read (%s) and is made again", path, error)
+        return None
+
+
+def keep(path: Path, table: Table) -> None:
+    """Write tensors and facts for `kept`; where that fails it costs a warning."""
+    tensors, facts = table
     try:
         with whole(path) as part:
             save_file(tensors, part, {"facts": json.dumps(facts)})
     except OSError as error:
         log.warning("%s cannot be written: the next run will start over (%s)", path, error)
-    return tensors, facts

@@ -96,7 +96,7 @@ def test_long_files_give_several_clips_and_short_ones_are_padded(notes, tmp_path
     data = folder(tmp_path, normalise="none")
     assert len(data.train_set) + len(data.test_set) == 10 + 3 + 4 + 1
     clips = data.train_set.clips
-    names = [clips.paths[i].stem for i in clips.table["file"]]
+    names = [clips.paths[i].stem for i in clips.file]
     found = clips.waveforms(torch.arange(len(names)))
     (short,) = found[[name == "short" for name in names]]
     assert short[round(0.2 * samples) :].eq(0).all() and short[:3000].abs().max() > 0.4
@@ -158,7 +158,7 @@ def test_silent_short_and_cut_files_are_named(notes, tmp_path, caplog):
     assert "silent.wav: it is silent" in caplog.text and "blip.wav: 0.05 s are too" in caplog.text
     assert "skipped 2 of 14 recordings" in caplog.text and "cut.flac is used up to" in caplog.text
     clips = data.train_set.clips
-    cut = [i for i, file in enumerate(clips.table["file"]) if clips.paths[file].stem == "cut"]
+    cut = [i for i, file in enumerate(clips.file) if clips.paths[file].stem == "cut"]
     sounds = clips.waveforms(torch.tensor(cut))
     assert len(cut) in (2, 3) and all(abs(pitch(part[2000:12000]) - 69) < 0.1 for part in sounds)
     caplog.clear()

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from scm_core.conditioning import Condition, Schema
+from scm_core.prepared import Joined
 
 SILENCE = 1e-3  # a waveform that stays below this peak (-60 dB) is silent
 
@@ -19,7 +20,7 @@ class Clips(Protocol):
     """
 
     schema: Schema
-    log_mels: Tensor
+    log_mels: Tensor | Joined
     labels: Condition
     held_out: Tensor
     origin: dict[str, str]

@@ -23,6 +23,7 @@ from scm_core.data import loader
 from scm_core.errors import UserError
 from scm_core.limits import Limits
 from scm_core.modality import SIGMA_DATA, Batch
+from scm_core.prepared import Joined
 
 NAMES = ("notes", "folder", "speech_commands")
 
@@ -165,7 +166,7 @@ class AudioDataModule(lightning.LightningDataModule):
         return loader(clips, self.config.batch_size, self.config.workers, **options)
 
 
-def bin_statistics(log_mels: Tensor, chosen: Tensor) -> tuple[list[float], list[float]]:
+def bin_statistics(log_mels: Tensor | Joined, chosen: Tensor) -> tuple[list[float], list[float]]:
     """Mean and std of each mel bin over the ``chosen`` clips of (N, mels, frames).
 
     A bin that never varies gets std 1, so x is 0 there.

@@ -6,23 +6,23 @@ import logging
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 import torch
 import torchaudio
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
 from modalities.audio.clips import SILENCE
 from modalities.audio.mel import MelSettings, log_mel
-from scm_core.cache import CACHE, Table, cached
+from scm_core.cache import CACHE
 from scm_core.conditioning import Label
 from scm_core.errors import UserError, first_line
-from scm_core.folders import Classes, Skipped, classified, identity, in_threads, report
+from scm_core.folders import Classes, Skipped, classified
 from scm_core.limits import Limits, container, frames
+from scm_core.prepared import Joined, Rows, prepare
 from scm_core.shards import File
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,6 @@ VERSION = 1  # of the preparation: another one makes other clips
 LOUDNESS = -20.0  # LUFS
 PEAK = 0.95
 SHORTEST = 0.1  # seconds
-
-
-class Prepared(NamedTuple):
-    """A file's clips: where each starts, their log-mels float16, the file's gain."""
-
-    starts: list[int]
-    log_mels: Tensor
-    gain: float
 
 
 class Recordings:
@@ -78,21 +70,24 @@ class Recordings:
         self.samples = config.frames * mel.hop
         self.origin = {"source": folder.resolve().name, "licence": config.licence or "not stated"}
         self.paths = [path for files in classes.values() for path in files]
-        self.table, facts = cached(cache, self._identity(), self._prepare_all)
-        report(folder, facts["skipped"], len(self.paths), "recording")
-        file = self.table["file"].long()
+        settings = self._settings()
+        tables = prepare(folder, self.paths, self._prepare, settings, cache, "recording")
+        self.file, self.start, self.gain = (
+            torch.cat([rows[name] for rows in tables]) for name in ("file", "start", "gain")
+        )
         label = [i for i, files in enumerate(classes.values()) for _ in files]
         self.schema = {"label": Label(len(classes), tuple(classes))}
-        self.labels = {"label": torch.tensor(label)[file]}
-        self.log_mels = self.table["log_mels"]
-        self.held_out = torch.tensor([path in held for path in self.paths])[file]
+        self.labels = {"label": torch.tensor(label)[self.file]}
+        self.log_mels = Joined([rows["log_mels"] for rows in tables])
+        self.held_out = torch.tensor([path in held for path in self.paths])[self.file]
         if self.held_out.all() or not self.held_out.any():
             raise UserError(f"{folder} has too few recordings to train on and to hold some out.")
 
     def waveforms(self, indices: Tensor) -> Tensor:
         """The clips themselves, decoded again: float32 (B, samples) in [-1, 1]."""
         rows = zip(
-            *(self.table[key][indices].tolist() for key in ("file", "start", "gain")), strict=True
+            *(column[indices].tolist() for column in (self.file, self.start, self.gain)),
+            strict=True,
         )
         return torch.stack([self._clip(*row) for row in rows])
 
@@ -101,45 +96,19 @@ class Recordings:
         part = sound[start : start + self.samples]
         return functional.pad(part * gain, (0, self.samples - len(part)))
 
-    def _identity(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {
             "version": VERSION,
-            **identity(self.folder, self.paths),
             "mel": asdict(self.mel),
             "samples": self.samples,
             "normalise": self.normalise,
             "limits": asdict(self.limits),
         }
 
-    def _prepare_all(self) -> Table:
-        skipped, parts, files, starts, gains = [], [], [], [], []
-        attempts = in_threads(self._prepare, self.paths)
-        results = track(attempts, "decoding recordings", total=len(self.paths), transient=True)
-        for i, result in enumerate(results):
-            if isinstance(result, Skipped):
-                skipped.append([str(self.paths[i].relative_to(self.folder)), *result])
-                continue
-            parts.append(result.log_mels)
-            files += [i] * len(result.starts)
-            starts += result.starts
-            gains += [result.gain] * len(result.starts)
-        if not parts:
-            report(self.folder, skipped, len(self.paths), "recording")
-            raise UserError(f"{self.folder} has no recording that can be used.")
-        table = {
-            "log_mels": torch.cat(parts),
-            "file": torch.tensor(files, dtype=torch.int32),
-            "start": torch.tensor(starts),
-            "gain": torch.tensor(gains),
-        }
-        return table, {"skipped": skipped}
-
-    def _prepare(self, path: File) -> Prepared | Skipped:
+    def _prepare(self, path: File) -> Rows | Skipped:
+        """A file's clips: where each starts, its log-mels float16, the file's gain."""
         rate = self.mel.sample_rate
-        try:
-            sound = decode_file(path, rate, self.limits)
-        except Exception as error:  # codecs raise all kinds of errors on damaged files
-            return Skipped(getattr(error, "strerror", None) or str(error), broken=True)
+        sound = decode_file(path, rate, self.limits)
         if len(sound) < SHORTEST * rate:
             return Skipped(f"{len(sound) / rate:.2f} s are too short", broken=False)
         count = max(1, round(len(sound) / self.samples))
@@ -149,8 +118,11 @@ class Recordings:
         if not len(audible):
             return Skipped("it is silent", broken=False)
         gain = gain_to(self.normalise, sound, rate)
-        starts = (audible * self.samples).tolist()
-        return Prepared(starts, log_mel(clips[audible] * gain, self.mel).half(), gain)
+        return {
+            "log_mels": log_mel(clips[audible] * gain, self.mel).half(),
+            "start": audible * self.samples,
+            "gain": torch.full((len(audible),), gain),
+        }
 
 
 def decode_file(path: File, sample_rate: int, limits: Limits | None = None) -> Tensor:

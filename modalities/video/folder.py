@@ -6,20 +6,21 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import torch
-from rich.progress import track
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from scm_core.cache import CACHE, Table, cached
+from scm_core.cache import CACHE
 from scm_core.conditioning import Condition, Label
 from scm_core.errors import UserError
-from scm_core.folders import Classes, Skipped, classified, identity, in_threads, report
+from scm_core.folders import Classes, Skipped, classified, identity
 from scm_core.limits import Limits, container, frames
+from scm_core.prepared import Joined, Rows, prepare
 from scm_core.shards import File
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ LATE = 0.2  # of a frame: files round their times, GIFs to hundredths of a secon
 class Files:
     """One split of a folder's clips, uint8 (B, 3, T, H, W)."""
 
-    def __init__(self, clips: Tensor, label: Tensor, part: Tensor, names: tuple[str, ...]) -> None:
+    def __init__(self, clips: Joined, label: Tensor, part: Tensor, names: tuple[str, ...]) -> None:
         """Serve a ``part``, bool (N,), of all clips (N, 3, T, H, W) and classes, int64 (N,)."""
         self.clips, self.places, self.label = clips, part.nonzero()[:, 0], label[part]
         self.schema = {"label": Label(len(names), names)}
@@ -84,17 +85,18 @@ def read_files(
     paths = [path for files in classes.values() for path in files]
     settings = {key: getattr(config, key) for key in ("fps", "size", "frames", "stride")}
     limits = limits or Limits()
-    whole = {"version": VERSION, **settings, **identity(folder, paths), "limits": asdict(limits)}
-    table, facts = cached(cache, whole, lambda: _prepared(folder, paths, config, limits))
-    report(folder, facts["skipped"], len(paths), "video")
-    file = table["file"].long()
+    settings |= {"version": VERSION, "limits": asdict(limits)}
+    tables = prepare(folder, paths, partial(_clips, config, limits), settings, cache, "video")
+    file = torch.cat([rows["file"] for rows in tables])
     label = torch.tensor([i for i, files in enumerate(classes.values()) for _ in files])[file]
     test = torch.tensor([path in held for path in paths])[file]
     if test.all() or not test.any():
         raise UserError(f"{folder} has too few videos to train on and to hold some out.")
     names = tuple(classes)
-    train, test = (Files(table["clips"], label, part, names) for part in (~test, test))
-    return train, test, {**whole, "held out": sorted(str(p.relative_to(folder)) for p in held)}
+    clips = Joined([rows["clips"] for rows in tables])
+    train, test = (Files(clips, label, part, names) for part in (~test, test))
+    held_out = sorted(str(path.relative_to(folder)) for path in held)
+    return train, test, {**settings, **identity(folder, paths), "held out": held_out}
 
 
 def read_frames(path: File, fps: float, size: int, limits: Limits | None = None) -> Tensor:
@@ -159,28 +161,10 @@ def _square(frame: Any, wide: float, size: int) -> Tensor:
     return shrunk.rot90(round(frame.rotation / 90), (1, 2))
 
 
-def _prepared(folder: Path, paths: list[File], config: Any, limits: Limits) -> Table:
-    stride = config.stride or config.frames
-
-    def attempt(path: File) -> Tensor | Skipped:
-        try:
-            frames = read_frames(path, config.fps, config.size, limits)
-        except Exception as error:  # codecs raise all kinds of errors on damaged files
-            return Skipped(getattr(error, "strerror", None) or str(error), broken=True)
-        if len(frames) < config.frames:
-            return Skipped(f"{len(frames)} frames are too few for {config.frames}", broken=False)
-        return frames.unfold(0, config.frames, stride).permute(0, 1, 4, 2, 3).contiguous()
-
-    skipped, parts, file = [], [], []
-    results = track(in_threads(attempt, paths), "decoding videos", total=len(paths), transient=True)
-    for i, result in enumerate(results):
-        if isinstance(result, Skipped):
-            skipped.append([str(paths[i].relative_to(folder)), *result])
-            continue
-        parts.append(result)
-        file += [i] * len(result)
-    if not parts:
-        report(folder, skipped, len(paths), "video")
-        raise UserError(f"{folder} has no video that can be used: all are too short.")
-    table = {"clips": torch.cat(parts), "file": torch.tensor(file, dtype=torch.int32)}
-    return table, {"skipped": skipped}
+def _clips(config: Any, limits: Limits, path: File) -> Rows | Skipped:
+    """A file cut into clips, uint8 (n, 3, T, H, W)."""
+    frames = read_frames(path, config.fps, config.size, limits)
+    if len(frames) < config.frames:
+        return Skipped(f"{len(frames)} frames are too few for {config.frames}", broken=False)
+    clips = frames.unfold(0, config.frames, config.stride or config.frames)
+    return {"clips": clips.permute(0, 1, 4, 2, 3).contiguous()}
