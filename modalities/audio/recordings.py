@@ -65,13 +65,12 @@ class Recordings:
             classes, held = classified(folder, SUFFIXES, "recording", config.pattern)
         else:
             raise UserError("data.name=folder needs the folder of recordings: data.root=.")
-        self.folder, self.mel, self.normalise = folder, mel, config.normalise
+        self.mel, self.normalise = mel, config.normalise
         self.limits = limits or Limits()
         self.samples = config.frames * mel.hop
         self.origin = {"source": folder.resolve().name, "licence": config.licence or "not stated"}
         self.paths = [path for files in classes.values() for path in files]
-        settings = self._settings()
-        tables = prepare(folder, self.paths, self._prepare, settings, cache, "recording")
+        tables = prepare(folder, self.paths, self._prepare, self._settings(), cache, "recording")
         self.file, self.start, self.gain = (
             torch.cat([rows[name] for rows in tables]) for name in ("file", "start", "gain")
         )
