@@ -24,6 +24,7 @@ import scm_core
 from scm_core import cli, config
 from scm_core import modality as modalities
 from scm_core.cache import CACHE
+from scm_core.dual import flash
 from scm_core.errors import UserError
 
 PACKAGE = "scm-core"
@@ -70,8 +71,12 @@ def devices() -> Iterator[Finding]:
     yield Finding("CPU", True, f"{kind}, {threads}, trains in {fast}")
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
-        said = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, trains in bf16-mixed"
+        fast = config.precision("auto", "cuda")
+        said = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, trains in {fast}"
         yield Finding(f"GPU {i}", True, said)
+        why = flash.missing(i)
+        said = f"in blocks, slower: {why}" if why else "in one pass, by a Triton kernel"
+        yield Finding(f"GPU {i}, attention's tangent", not why, said)
     if not torch.cuda.is_available():
         yield Finding("GPU", False, "none that this torch can use: presets cpu, demo and smoke fit")
     for name, folder in (("here", os.getcwd()), (f"cache, {CACHE}", _existing(CACHE))):

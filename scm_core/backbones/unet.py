@@ -8,13 +8,13 @@ from torch.nn import functional
 
 from scm_core.conditioning import Condition, ConditionEmbedding, Schema
 from scm_core.layers import Attention, PatchHead, PatchStem, TimeEmbedding, convolution
-from scm_core.layers.norm import Modulation
+from scm_core.layers.norm import GroupNorm, Modulation, own_dtype
 
 GROUP = 16  # channels per group of a group norm
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(max(1, channels // GROUP), channels)
+def group_norm(channels: int, affine: bool = True) -> GroupNorm:
+    return GroupNorm(max(1, channels // GROUP), channels, affine=affine)
 
 
 class ResidualBlock(nn.Module):
@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm_in = group_norm(inputs)
         self.conv_in = convolution(dimensions, inputs, channels)
-        self.norm_out = nn.GroupNorm(max(1, channels // GROUP), channels, affine=False)
+        self.norm_out = group_norm(channels, affine=False)
         self.modulation = Modulation(channels, embedding)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = convolution(dimensions, channels, channels)
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
             part.reshape(*part.shape, *[1] * (x.ndim - 2)).to(hidden.dtype)
             for part in self.modulation(embedding)
         )
-        hidden = functional.silu(self.norm_out(hidden) * scale + shift)
+        hidden = functional.silu(torch.addcmul(shift, self.norm_out(hidden), scale))
         return self.skip(x) + self.conv_out(self.dropout(hidden))
 
 
@@ -154,8 +154,13 @@ class UNet(nn.Module):
             for block, attend in zip(level.blocks, level.attention, strict=True):
                 h = attend(block(torch.cat([h, skips.pop()], dim=1), embedding))
             if depth < len(self.grow):
-                h = self.grow[depth](functional.interpolate(h, scale_factor=2.0, mode="nearest"))
+                h = self.grow[depth](_double(h))
         return self.head(functional.silu(self.norm(h)))
+
+
+def _double(x: Tensor) -> Tensor:
+    with own_dtype(x):
+        return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,15 +141,32 @@ def _in_custom_function() -> bool:
     return False
 
 
-def make(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
-    """`Dual` of a primal and a tangent that is computed without a graph, in the primal's dtype."""
-    with torch.no_grad():
+def make(primal: Tensor, tangent: Callable[[], Tensor], *, autocast: bool = False) -> Dual:
+    """`Dual` of a primal, which torch has computed, and a tangent without a graph, in its dtype.
+
+    Autocast acts on the primal alone: what `tangent` computes, it computes in the dtypes that it is
+    given, for autocast would raise some of them and not others, which kernels on CUDA refuse. With
+    `autocast` it is left on, for a tangent that is the primal's very operation once more: that then
+    casts its arguments as it did before, and finds the parameters already cast.
+    """
+    with torch.no_grad(), nullcontext() if autocast else _without_autocast(primal.device.type):
         value = tangent()
         if value.dtype != primal.dtype:
             value = value.to(primal.dtype)
         if value.shape != primal.shape:
             value = value.expand(primal.shape)
     return Dual(primal, value)
+
+
+def _without_autocast(device: str) -> AbstractContextManager:
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+def lift(y: Tensor, *tensors: Any) -> list[Any]:
+    """Tensors in the dtype of y, to which autocast has raised or lowered an operation's result."""
+    return [x if x is None else x.to(y.dtype) for x in tensors]
 
 
 def primal(value: Any) -> Any:

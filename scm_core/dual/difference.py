@@ -26,7 +26,9 @@ def difference(
         before = _random_state(device)
         h = torch.finfo(primals[0].dtype).eps ** (1 / 3)
         ends = []
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        # Nor TF32: its ten bits would be noise as large as the difference.
+        exact = torch.backends.cudnn.flags(allow_tf32=False)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), exact:
             for step in (h, -h):
                 _set_random_state(device, before)
                 moved = [u + step * du.to(u) for u, du in zip(primals, tangents, strict=True)]

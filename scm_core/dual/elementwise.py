@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm_core.dual.core import RULES, Dual, make, primal
+from scm_core.dual.core import RULES, Dual, lift, make, primal
 from scm_core.dual.fallback import fallback
 from scm_core.dual.linear import spellings
 
@@ -67,9 +67,12 @@ def unary(func: Any, derivative: Callable[..., Tensor], x: Any, *args: Any, **kw
     if any(isinstance(other, Dual) for other in (*args, *kwargs.values())):
         return fallback(func, (x, *args), kwargs)
     y = func(x.primal, *args, **kwargs)
-    return make(
-        y, lambda: derivative(x.primal.to(y.dtype), y, x.tangent.to(y.dtype), *args, **kwargs)
-    )
+
+    def tangent() -> Tensor:
+        x0, dx = lift(y, x.primal, x.tangent)
+        return derivative(x0, y, dx, *args, **kwargs)
+
+    return make(y, tangent)
 
 
 def add(func: Any, sign: int, a: Any, b: Any, *, alpha: Any = 1) -> Dual:
@@ -133,7 +136,8 @@ def power(base: Any, exponent: Any) -> Dual:
     def tangent() -> Tensor:
         if x is base:
             return torch.xlogy(y, x) * exponent.tangent
-        slope = x * 2 if isinstance(n, int) and n == 2 else torch.pow(x, n - 1) * n
+        x0 = x.to(y.dtype)
+        slope = x0 * 2 if isinstance(n, int) and n == 2 else torch.pow(x0, n - 1) * n
         dy = slope * base.tangent
         return dy if n is exponent else dy + torch.xlogy(y, x) * exponent.tangent
 
@@ -154,15 +158,18 @@ def lerp(a: Any, b: Any, weight: Any) -> Dual:
 
 
 def addcmul(c: Any, a: Any, b: Any, *, value: Any = 1) -> Dual:
-    """d(c + v a b) = dc + v d(a b)."""
+    """d(c + v a b) = dc + v (da b + a db), a pass over memory for each of the two."""
+    z, x, y = primal(c), primal(a), primal(b)
+    out = torch.addcmul(z, x, y, value=value)
 
     def tangent() -> Tensor:
-        if not isinstance(a, Dual) and not isinstance(b, Dual):
-            return c.tangent
-        dy = mul(a, b).tangent * value
-        return dy + c.tangent if isinstance(c, Dual) else dy
+        dc = c.tangent if isinstance(c, Dual) else torch.zeros_like(z)
+        dy, x0, y0 = lift(out, dc, x, y)
+        if isinstance(a, Dual):
+            dy = torch.addcmul(dy, *lift(out, a.tangent), y0, value=value)
+        return torch.addcmul(dy, x0, *lift(out, b.tangent), value=value) if b is not y else dy
 
-    return make(torch.addcmul(primal(c), primal(a), primal(b), value=value), tangent)
+    return make(out, tangent)
 
 
 def softmax(func: Any, x: Dual, *args: Any, **kwargs: Any) -> Dual:

@@ -68,9 +68,9 @@ def linear_in_first(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """dy = f(dx): shapes, copies, sums and all else that is linear in `x`."""
     args = [primal(arg) for arg in args]
     kwargs = {key: primal(value) for key, value in kwargs.items()}
-    value = primal(x)
-    out = func(value, *args, **kwargs)
-    if value is x:
+    out = func(primal(x), *args, **kwargs)
+    # Not `primal(x) is x`: torch 2.11 cannot compile that for lists.
+    if not any(isinstance(item, Dual) for item in (x if isinstance(x, list | tuple) else [x])):
         return out
     with torch.no_grad():
         tangents = func(tangent_of(x), *args, **kwargs)
@@ -88,7 +88,7 @@ def bilinear(func: Any, a: Any, b: Any) -> Dual:
             return func(x, b.tangent)
         return func(a.tangent, y).add_(func(x, b.tangent))
 
-    return make(func(x, y), tangent)
+    return make(func(x, y), tangent, autocast=True)
 
 
 def convolution(func: Any, x: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +103,7 @@ def convolution(func: Any, x: Any, weight: Any, bias: Any = None, *args: Any, **
         dy = func(x0, weight.tangent, db, *args, **kwargs)
         return dy if x0 is x else dy.add_(func(x.tangent, w0, None, *args, **kwargs))
 
-    return make(func(x0, w0, primal(bias), *args, **kwargs), tangent)
+    return make(func(x0, w0, primal(bias), *args, **kwargs), tangent, autocast=True)
 
 
 def einsum(equation: str, *operands: Any) -> Dual:
@@ -120,7 +120,7 @@ def einsum(equation: str, *operands: Any) -> Dual:
         ]
         return sum(terms[1:], terms[0])
 
-    return make(torch.einsum(equation, *values), tangent)
+    return make(torch.einsum(equation, *values), tangent, autocast=True)
 
 
 def product_sum(func: Any, bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Dual:
@@ -133,7 +133,7 @@ def product_sum(func: Any, bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: A
             dc = func(dc, a.tangent, y, alpha=alpha)
         return func(dc, x, b.tangent, alpha=alpha) if isinstance(b, Dual) else dc
 
-    return make(func(c, x, y, beta=beta, alpha=alpha), tangent)
+    return make(func(c, x, y, beta=beta, alpha=alpha), tangent, autocast=True)
 
 
 def pad(x: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Dual:

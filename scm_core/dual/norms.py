@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.nn import functional as F
 
-from scm_core.dual.core import RULES, Dual, DualError, make
+from scm_core.dual.core import RULES, Dual, DualError, lift, make
 from scm_core.dual.fallback import fallback
 from scm_core.dual.linear import spellings
 
@@ -33,7 +33,7 @@ def layer_norm(
     cudnn_enable: bool = True,
 ) -> Dual:
     """y = w n + b with n = (x - mean) / std; dy = w J_n dx."""
-    x0, dx = _raised(x)
+    x0, dx, weight, bias = _raised(x, weight, bias)
     y, mean, rstd = torch.native_layer_norm(x0, shape, weight, bias, eps)
 
     def tangent() -> Tensor:
@@ -53,7 +53,7 @@ def group_norm(
     cudnn_enabled: bool = True,
 ) -> Dual:
     """As `layer_norm`, over groups of channels."""
-    x0, dx = _raised(x)
+    x0, dx, weight, bias = _raised(x, weight, bias)
     batch, channels, *grid = x0.shape
     sizes = (batch, channels, math.prod(grid), groups)
     # The kernels take tensors of one memory format, and on CUDA only the contiguous one.
@@ -70,12 +70,15 @@ def group_norm(
 
 
 def rms_norm(x: Dual, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Dual:
-    """y = w n with n = x / rms(x); dy = w (dx - n mean(n dx)) / rms(x)."""
-    x0, dx = _raised(x)
+    """y = w n with n = x / rms(x); dy = w (dx - n mean(n dx)) / rms(x), on a GPU in one kernel."""
+    x0, dx, weight = _raised(x, weight)
     y, r = aten._fused_rms_norm(x0, shape, weight, eps)
     dims = tuple(range(-len(shape), 0))
 
     def tangent() -> Tensor:
+        if x0.is_cuda:
+            dn = aten._fused_rms_norm_backward(dx, x0, shape, r, None, [True, False])[0]
+            return dn if weight is None else dn.mul_(weight)
         projection = (x0 * dx).mean(dims, keepdim=True).mul_(r * r)
         dn = torch.addcmul(dx, x0, projection, value=-1).mul_(r)
         return dn if weight is None else dn.mul_(weight)
@@ -139,8 +142,8 @@ def norm(x: Dual, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any
     y = torch.linalg.vector_norm(x.primal, 2, dim, keepdim)
 
     def tangent() -> Tensor:
-        inner = (x.primal * x.tangent).sum(dim, keepdim=keepdim)
-        return (inner / y).masked_fill_(y == 0, 0)
+        x0, dx = lift(y, x.primal, x.tangent)
+        return ((x0 * dx).sum(dim, keepdim=keepdim) / y).masked_fill_(y == 0, 0)
 
     return make(y, tangent)
 
@@ -157,11 +160,12 @@ def composite(func: Any) -> Any:
     return body
 
 
-def _raised(x: Dual) -> tuple[Tensor, Tensor]:
-    """Primal and tangent in the dtype in which CUDA's autocast normalises: float32."""
+def _raised(x: Dual, *parameters: Tensor | None) -> tuple[Any, ...]:
+    """Primal, tangent and parameters in the dtype in which CUDA's autocast normalises: float32."""
+    tensors = (x.primal, x.tangent, *parameters)
     if x.is_cuda and torch.is_autocast_enabled("cuda"):
-        return x.primal.float(), x.tangent.float()
-    return x.primal, x.tangent
+        return tuple(z if z is None else z.float() for z in tensors)
+    return tensors
 
 
 def _register() -> None:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def own_dtype(x: Tensor) -> torch.autocast:
+    """A context in which autocast leaves the dtype of x alone.
+
+    CUDA's autocast normalises and resizes in float32, and hands float32 on, of which every later
+    layer reads and writes twice the bytes. The kernels themselves sum in float32 all the same.
+    """
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-4) -> Tensor:
@@ -12,11 +22,21 @@ def pixel_norm(x: Tensor, eps: float = 1e-4) -> Tensor:
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's RMS norm, its gain in the input's dtype: under autocast else no fused kernel runs."""
+    """torch's RMS norm in the dtype of its input, its gain too: else no fused kernel runs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = self.weight.to(x.dtype)
-        return functional.rms_norm(x, self.normalized_shape, gain, self.eps)
+        with own_dtype(x):
+            gain = self.weight.to(x.dtype)
+            return functional.rms_norm(x, self.normalized_shape, gain, self.eps)
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's group norm in the dtype of its input, which CUDA's kernel wants of both gains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gains = (p if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
+        with own_dtype(x):
+            return functional.group_norm(x, self.num_groups, *gains, self.eps)
 
 
 class AdaptiveNorm(nn.Module):
@@ -32,8 +52,9 @@ class AdaptiveNorm(nn.Module):
         self.modulation = Modulation(channels, embedding)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)
-        return self.norm(x) * scale.unsqueeze(1) + shift.unsqueeze(1)
+        scale, shift = (part.unsqueeze(1).to(x.dtype) for part in self.modulation(embedding))
+        with own_dtype(x):
+            return torch.addcmul(shift, self.norm(x), scale)
 
 
 class Modulation(nn.Module):
