@@ -28,6 +28,7 @@ from scm_core.conditioning import Condition, Schema, schema_from_dict, schema_to
 from scm_core.errors import UserError
 from scm_core.files import replacing
 from scm_core.latents import LatentDecoder, fingerprint
+from scm_core.replay import Replayed
 
 FORMAT = "scm-core-1"
 AUTOENCODER = "autoencoder/"  # before the names of its weights; no module is called so
@@ -70,8 +71,12 @@ class Checkpoint:
         latents = self.statistics.get("latents")
         return tuple(latents["of"]) if latents else self.shape
 
-    def model(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    @cached_property
+    def model(self) -> Replayed:
         """F at the precision the device is fast at: bf16 autocast where it is native."""
+        return Replayed(self._evaluate, self.backbone)
+
+    def _evaluate(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         fast = configuration.precision("auto", self.device.type) == "bf16-mixed"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
             return self.backbone(x, t, condition)

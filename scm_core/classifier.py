@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from scm_core import cache, config
+from scm_core import cache, config, parallel
 from scm_core.files import replacing
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def train(
     """Cross-entropy by AdamW under one cycle of the learning rate, on the best device."""
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = parallel.device()
     network.to(device).train()
     fast = config.precision("auto", device.type) == "bf16-mixed"
     for _ in track(range(steps), "training the judge", transient=True):

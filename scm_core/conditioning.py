@@ -29,8 +29,8 @@ class Label:
     names: tuple[str, ...] = ()
     first: int = 0
 
-    def null(self, n: int) -> Tensor:
-        return torch.full((n,), self.classes)
+    def null(self, n: int, device: torch.device | None = None) -> Tensor:
+        return torch.full((n,), self.classes, device=device)
 
     def embedding(self, channels: int) -> nn.Module:
         return nn.Embedding(self.classes + 1, channels)
@@ -62,8 +62,8 @@ class Vector:
 
     size: int
 
-    def null(self, n: int) -> Tensor:
-        return torch.zeros(n, self.size)
+    def null(self, n: int, device: torch.device | None = None) -> Tensor:
+        return torch.zeros(n, self.size, device=device)
 
     def embedding(self, channels: int) -> nn.Module:
         return nn.Linear(self.size, channels)
@@ -106,7 +106,7 @@ def schema_from_dict(plain: dict[str, dict[str, Any]]) -> Schema:
 
 def null_condition(schema: Schema, n: int, device: torch.device | None = None) -> Condition:
     """`n` conditions of which nothing is given."""
-    return {key: field.null(n).to(device) for key, field in schema.items()}
+    return {key: field.null(n, device) for key, field in schema.items()}
 
 
 def drop_condition(schema: Schema, condition: Condition, probability: float) -> Condition:

@@ -216,10 +216,13 @@ def precision(name: str, accelerator: str = "auto") -> str:
     if name != "auto":
         return name
     cuda = torch.cuda.is_available() and accelerator in ("auto", "cuda", "gpu")
-    cpu = not cuda and accelerator in ("auto", "cpu")
+    if cuda:
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "32-true"
+    cpu = accelerator in ("auto", "cpu")
     # A bf16 matrix product is ten times slower than float32 on a CPU that has to emulate it.
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if cuda or cpu and native else "32-true"
+    return "bf16-mixed" if cpu and native else "32-true"
 
 
 def keys(config: DictConfig, prefix: str = "") -> list[str]:

@@ -37,20 +37,22 @@ class PowerEMA:
     ) -> None:
         self.gamma = power_exponent(sigma_rel)
         self.step = 0
-        self.like = module.state_dict()
+        self.like = module.state_dict()  # the live weights, in place
         self.average = {k: local(v).detach().to(device, copy=True) for k, v in self.like.items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Take in the weights after one more optimiser step."""
+    def update(self) -> None:
+        """Take in the module's weights after one more optimiser step."""
         self.step += 1
-        keep = decay(self.step, self.gamma)
-        for key, value in module.state_dict().items():
-            average, now = self.average[key], local(value)
+        averages, now = [], []
+        for key, value in self.like.items():
+            average = self.average[key]
             if value.is_floating_point():
-                average.lerp_(now.to(average), 1 - keep)
+                averages.append(average)
+                now.append(local(value).to(average))
             else:
-                average.copy_(now)
+                average.copy_(local(value))
+        torch._foreach_lerp_(averages, now, 1 - decay(self.step, self.gamma))
 
     def whole(self) -> dict[str, Tensor]:
         """The average, put together from all processes, which all have to ask for it."""

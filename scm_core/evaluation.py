@@ -161,7 +161,7 @@ class Bench:
             noise = generate.seeded_noise(
                 model.shape, len(places), self.seed, model.sigma_data, first=part.start
             ).to(self.device)
-            generator = generate.fresh_noise(self.seed, part.start, self.device)
+            generator = generate.fresh_noise(self.seed, part.start)
             started = self._now()
             x = sampler(counted, noise, there, generator)
             sampled = self._now()

@@ -42,18 +42,21 @@ def seeded_noise(
     return sigma_data * torch.stack(rows)
 
 
-def fresh_noise(seed: int, first: int, device: torch.device) -> torch.Generator:
-    """The generator of what steps after the first add, for the batch that starts at `first`."""
-    return _generator(seed, (1 << 23) + first, device)
+def fresh_noise(seed: int, first: int) -> torch.Generator:
+    """The generator of what steps after the first add, for the batch that starts at `first`.
+
+    It is one of the CPU, so that the same seed draws the same samples on every device.
+    """
+    return _generator(seed, (1 << 23) + first)
 
 
-def _generator(seed: int, i: int, device: torch.device | str = "cpu") -> torch.Generator:
+def _generator(seed: int, i: int) -> torch.Generator:
     """The generator of a seed, any integer, and of i < 2^24.
 
-    On a CPU torch looks at 32 bits alone: what does not fit into them is hashed into them.
+    torch looks at 32 bits alone: what does not fit into them is hashed into them.
     """
     hashed = zlib.crc32(str(seed >> 8).encode()) if seed >> 8 else 0
-    return torch.Generator(device).manual_seed(((seed << 24) + i & 0xFFFFFFFF) ^ hashed)
+    return torch.Generator().manual_seed(((seed << 24) + i & 0xFFFFFFFF) ^ hashed)
 
 
 def sampler(

@@ -122,7 +122,7 @@ def _draw(model: Checkpoint, asked: Mapping[str, str], settings: SampleConfig) -
     started = time.perf_counter()
     x = draw_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
     drawn = time.perf_counter()
-    decoded = model.decoder.decode(x)
+    decoded = model.decoder.decode(x.to(model.device))
     finished = time.perf_counter()
     return Drawn(
         files=_files(model, decoded, settings, condition),

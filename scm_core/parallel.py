@@ -46,7 +46,8 @@ def device() -> torch.device:
     """The best device of this process."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    place = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))
+    return torch.device("cuda", int(place))
 
 
 def devices(asked: str) -> dict[str, int | str]:

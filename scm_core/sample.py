@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
         x = draw_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
     if not first:
         return
-    pictures = model.decoder.decode(x)
+    pictures = model.decoder.decode(x.to(model.device))
     seconds = time.perf_counter() - started
     facts = provenance_of(model, settings, condition)
     files = write(model, pictures, Path(settings.out), facts, signer)
@@ -177,7 +177,7 @@ def draw_all(
             model.shape, part.stop - part.start, seed, model.sigma_data, first=part.start
         )
         there = {key: value[part].to(device) for key, value in condition.items()}
-        generator = generate.fresh_noise(seed, part.start, device)
+        generator = generate.fresh_noise(seed, part.start)
         drawn.append(draw(model.model, noise.to(device), there, generator).cpu())
     return torch.cat(parallel.in_turn(drawn))
 

@@ -55,9 +55,9 @@ def ode_times(
 def _evaluate(
     model: Model, x: Tensor, t: Tensor, sigma_data: float, condition: Condition | None
 ) -> Tensor:
-    batch_t = t.to(device=x.device).expand(x.shape[0])
-    # A network in single precision wants single-precision inputs, float64 stays float64.
-    return model(x / sigma_data, batch_t.to(x.dtype), condition).to(x.dtype)
+    # A network in single precision wants single-precision inputs, float64 stays float64. A time
+    # stays where it is, on the CPU: as a number of a kernel it takes no copy that a GPU waits for.
+    return model(x / sigma_data, t.to(x.dtype) * x.new_ones(x.shape[0]), condition).to(x.dtype)
 
 
 @torch.no_grad()
@@ -85,13 +85,12 @@ def consistency(
             if fresh is not None:
                 added = fresh[i - 1]
             elif generator is not None:
-                added = torch.randn(
-                    noise.shape, dtype=noise.dtype, device=noise.device, generator=generator
-                )
+                there = {"dtype": noise.dtype, "device": generator.device}
+                added = torch.randn(noise.shape, generator=generator, **there).to(noise.device)
             else:
                 added = randn_like(noise)
-            x = flow.interpolate(x0, sigma_data * added, t.to(noise))
-        x0 = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(noise))
+            x = flow.interpolate(x0, sigma_data * added, t.to(noise.dtype))
+        x0 = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(noise.dtype))
     return x0
 
 
@@ -121,7 +120,7 @@ def ddim_path(
     for t, s in zip(times[:-1], times[1:], strict=True):
         x = path[-1]
         F = _evaluate(model, x, t, sigma_data, condition)
-        path.append(flow.step(x, F, t.to(x), s.to(x)))
+        path.append(flow.step(x, F, t.to(x.dtype), s.to(x.dtype)))
     return path
 
 
@@ -143,7 +142,7 @@ def heun(
     times = torch.as_tensor(times, dtype=torch.float64)
     x = noise
     for t, s in zip(times[:-1], times[1:], strict=True):
-        a, b = t.to(x), s.to(x)
+        a, b = t.to(x.dtype), s.to(x.dtype)
         F = _evaluate(model, x, t, sigma_data, condition)
         slope = flow.to_noise(x, F, a)
         ahead = flow.step(x, F, a, b)
@@ -151,7 +150,9 @@ def heun(
             F = _evaluate(model, ahead, s, sigma_data, condition)
             slope = (slope + flow.to_noise(ahead, F, b)) / 2
             # cos b (tan b - tan a) = sin(b - a) / cos a, without the cancellation near pi/2.
-            ahead = (s.cos() / t.cos()).to(x) * x + ((s - t).sin() / t.cos()).to(x) * slope
+            ahead = (s.cos() / t.cos()).to(x.dtype) * x + ((s - t).sin() / t.cos()).to(
+                x.dtype
+            ) * slope
         x = ahead
     return x
 
@@ -185,15 +186,15 @@ def dpm_solver_path(
     x, previous, previous_h = noise, None, None
     path = [noise]
     for t, s in zip(times[:-1], times[1:], strict=True):
-        denoised = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(x))
+        denoised = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(x.dtype))
         if s == 0:
             return [*path, denoised]
         h = t.tan().log() - s.tan().log()
         estimate = denoised
         if previous is not None:
-            correction = (h / (2 * previous_h)).to(x)
+            correction = (h / (2 * previous_h)).to(x.dtype)
             estimate = denoised + correction * (denoised - previous)
-        x = (s.sin() / t.sin()).to(x) * x - (s.cos() * torch.expm1(-h)).to(x) * estimate
+        x = (s.sin() / t.sin()).to(x.dtype) * x - (s.cos() * torch.expm1(-h)).to(x.dtype) * estimate
         previous, previous_h = denoised, h
         path.append(x)
     return path

@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ class Run:
             if options.recompute:
                 parallel.recompute(network)
             if options.compile:
-                network.compile()
+                compiled(network, stage.evaluated_by)
         try:
             resumed = _resumable(last, stage)
             trainer.fit(stage, datamodule=self.data, ckpt_path=resumed, weights_only=True)
@@ -215,11 +215,12 @@ class Run:
 
     def _trainer(self, name: str, steps: int, averaging: Averaging, last: Path) -> Trainer:
         options = self.settings.trainer
+        guard = Guard(last)
         callbacks = [
             averaging,
             Seeding(name, self.settings.seed),
-            Guard(last),
-            Saving(last.parent, options.checkpoint_every),
+            guard,
+            Saving(last.parent, options.checkpoint_every, guard.settle),
             Logging(options.log_every),
             Speed(options.log_every, counts=not options.compile),
             Previews(
@@ -241,6 +242,7 @@ class Run:
             **parallel.devices(options.devices),
             strategy=strategy,
             precision=config.precision(options.precision, options.accelerator),
+            benchmark=True,  # batches have one shape: cuDNN may look for its fastest kernels
             max_steps=steps,
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.gradient_clip,
@@ -275,7 +277,7 @@ class Run:
         def media(backbone: nn.Module) -> Any:
             device = next(backbone.parameters()).device
             there = {key: value.to(device) for key, value in condition.items()}
-            generator = generate.fresh_noise(seed, 0, device)
+            generator = generate.fresh_noise(seed, 0)
             x = draw(backbone, noise.to(device), there, generator)
             return self.decoder.decode(x.cpu())
 
@@ -308,6 +310,18 @@ class Run:
         if path.exists() and path.read_text() != described:
             raise UserError(f"{self.folder} holds a run {other}: choose another out=")
         write_text(path, described)
+
+
+def compiled(network: nn.Module, methods: Iterable[str]) -> None:
+    """Compile what evaluates a network, in place: its call, or those `methods` of it.
+
+    Batches of another size are another graph, of fixed shapes, of which a stage has a few.
+    """
+    torch._dynamo.config.recompile_limit = 32
+    for name in methods:
+        setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
+    if not methods:
+        network.compile(dynamic=False)
 
 
 def _resumable(last: Path, stage: Stage) -> Path | None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Bounds = tuple[Tensor, Tensor]
+"""What decoding clips samples to, each to broadcast over them."""
+
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:
     """`t` of shape (B,) or () as (B, 1, ..., 1) or (), to broadcast over `x` of shape (B, ...)."""

@@ -40,7 +40,7 @@ def test_a_written_graph_draws_what_the_command_draws(tmp_path):
     model = sample.open_checkpoint(None, "image", device="cpu")
     condition = generate.cycled_condition(model.condition, 5)
     first = generate.seeded_noise(model.shape, 5, 3, model.sigma_data)
-    fresh = torch.randn(first.shape, generator=generate.fresh_noise(3, 0, first.device))
+    fresh = torch.randn(first.shape, generator=generate.fresh_noise(3, 0))
     run = torch.export.load(tmp_path / "image.pt2").module()
     media = run(torch.stack([first / model.sigma_data, fresh]), condition)
     drawn = sample.draw_all(model, sample.drawer(model), condition, 5, seed=3, batch_size=5)

@@ -121,7 +121,7 @@ def test_every_seed_has_its_own_noise():
     seeds = [0, 1, 255, 256, 512, 1 << 24, 1 << 40, 1 << 70, -1, -256]
 
     def drawn(seed):
-        fresh = torch.randn(4, generator=generate.fresh_noise(seed, 0, torch.device("cpu")))
+        fresh = torch.randn(4, generator=generate.fresh_noise(seed, 0))
         return torch.cat([generate.seeded_noise((4,), 2, seed, SD).flatten(), fresh]).tolist()
 
     noise = [drawn(seed) for seed in seeds]

@@ -45,6 +45,7 @@ class EfficientNetLite0:
         self.network.to(media.device)
         return torch.cat([self._features(chunk) for chunk in media.split(self.batch_size)])
 
+    @torch.backends.cudnn.flags(allow_tf32=False)  # whose ten bits would move the distances
     def _features(self, images: Tensor) -> Tensor:
         x = functional.interpolate(rgb(images), (SIZE, SIZE), mode="bicubic", antialias=True)
         x = (x.clamp(0, 255) - MEAN) / STD

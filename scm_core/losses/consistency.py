@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scm_core.losses.weighting import learned, per_sample
-from scm_core.trigflow import expand_time
+from scm_core.trigflow import Bounds, expand_time
 
 
 def tangent(
@@ -41,6 +41,17 @@ def _l2(g: Tensor) -> Tensor:
 
 def _rms(g: Tensor) -> Tensor:
     return g.flatten(1).square().mean(dim=1).sqrt()
+
+
+def within(g: Tensor, x0: Tensor, bounds: Bounds | None) -> Tensor:
+    """g, and 0 where the sample x0 = f(x_t, t) lies beyond the `bounds` that decoding clips to.
+
+    What lies there is right already, wherever it moves: without this it keeps a grain.
+    """
+    if bounds is None:
+        return g
+    low, high = (bound.to(x0) for bound in bounds)
+    return g.masked_fill((x0 < low) | (x0 > high), 0.0)
 
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {"l2": _l2, "rms": _rms}

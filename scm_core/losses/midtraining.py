@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from scm_core.losses.weighting import learned
-from scm_core.trigflow import expand_time
-
-Bounds = tuple[Tensor, Tensor]
+from scm_core.trigflow import Bounds, expand_time
 
 SMOOTH = 0.01  # errors of F below this count by their square, above it by their size
 

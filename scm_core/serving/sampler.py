@@ -109,9 +109,9 @@ class Sampler(litserve.LitAPI):
         settings.batch_size = settings.n
         noise = generate.seeded_noise(model.shape, settings.n, settings.seed, model.sigma_data)
         noise = noise.to(model.device)
-        generator = generate.fresh_noise(settings.seed, 0, model.device)
+        generator = generate.fresh_noise(settings.seed, 0)
         later = range(1, settings.steps if model.stage == "student" else 1)
-        fresh = [torch.randn(noise.shape, generator=generator, device=noise.device) for _ in later]
+        fresh = [torch.randn(noise.shape, generator=generator).to(noise) for _ in later]
         return Wanted(request["modality"], settings, request["format"], condition, noise, fresh)
 
     def predict(self, requests: list[Wanted]) -> list[Drawn]:
@@ -138,7 +138,7 @@ class Sampler(litserve.LitAPI):
         }
         fresh = [torch.cat(parts) for parts in zip(*(one.fresh for one in group), strict=True)]
         draw = drawer(model, steps=group[0].settings.steps)
-        return iter(model.decoder.decode(draw(model.model, noise, condition, fresh=fresh).cpu()))
+        return iter(model.decoder.decode(draw(model.model, noise, condition, fresh=fresh)))
 
     def encode_response(self, drawn: Drawn) -> Response:
         """One file as it is, several as a ZIP archive."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Averaging(AtSteps):
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         if self.stepped(trainer):
-            self.ema.update(stage.backbone)
+            self.ema.update()
 
     def state_dict(self) -> dict[str, Any]:
         return self.ema.state_dict() if self.ema else {}
@@ -58,9 +59,12 @@ class Averaging(AtSteps):
 
 
 class Saving(AtSteps, ModelCheckpoint):
-    """`last.ckpt` every so many steps and when interrupted, each replacing the one before."""
+    """`last.ckpt` every so many steps and when interrupted, each replacing the one before.
 
-    def __init__(self, folder: Path, every: int) -> None:
+    `settle` raises UserError where the state must not be kept.
+    """
+
+    def __init__(self, folder: Path, every: int, settle: Callable[[Trainer], None]) -> None:
         super().__init__(
             dirpath=folder,
             filename="last",
@@ -69,6 +73,7 @@ class Saving(AtSteps, ModelCheckpoint):
             save_on_exception=True,
             enable_version_counter=False,
         )
+        self.settle = settle
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
         AtSteps.on_train_start(self, trainer, stage)
@@ -83,6 +88,7 @@ class Saving(AtSteps, ModelCheckpoint):
             super().on_exception(trainer, stage, exception)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self.settle(trainer)
         began = time.perf_counter()
         try:
             super()._save_checkpoint(trainer, filepath)

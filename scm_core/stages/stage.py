@@ -47,7 +47,7 @@ class Stage(lightning.LightningModule):
         if self.sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
             return
         self.sharded = True
-        mesh = init_device_mesh(self.device.type, (self.trainer.world_size,))
+        mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
         for module in {*self.children(), *self.networks()}:
             parallel.shard(module, mesh, self.evaluated_by)
 
@@ -67,8 +67,11 @@ class Stage(lightning.LightningModule):
         self.watched = torch.where(mean.isnan(), self.watched, torch.lerp(old, mean, 0.05))
 
     def on_train_start(self) -> None:
-        """A resumed run follows the learning rates asked for now, not the stored ones."""
+        """A resumed run follows the learning rates asked for now, not the stored ones, and steps
+        as this device can."""
         self.lr_schedulers().base_lrs = [group["lr"] for group in self.parameter_groups()]
+        for group in self.trainer.optimizers[0].param_groups:
+            group["fused"] = self.fused
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains, with the highest learning rates."""
@@ -78,9 +81,17 @@ class Stage(lightning.LightningModule):
         """The share of the highest learning rates at a step of `total`."""
         return cosine(step, total, self.config.lr_warmup)
 
+    @property
+    def fused(self) -> bool | None:
+        """Whether Adam is one kernel: on a GPU, but where gradients are clipped, which Lightning
+        then refuses."""
+        clipped = self.trainer.gradient_clip_val
+        return True if self.device.type == "cuda" and not clipped else None
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam, with a learning rate that changes at every step."""
-        optimizer = torch.optim.Adam(self.parameter_groups(), betas=(0.9, 0.99))
+        groups = self.parameter_groups()
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=self.fused)
         total = self.trainer.max_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.lr_factor(step, total)

@@ -18,15 +18,18 @@ from scm_core.losses.consistency import (
     normalise,
     student_tangent,
     warmup_ratio,
+    within,
 )
 from scm_core.losses.diffusion import diffusion_loss
-from scm_core.losses.midtraining import Bounds, clipped, endpoint_loss, jittered_times
+from scm_core.losses.midtraining import clipped, endpoint_loss, jittered_times
 from scm_core.losses.score import score_loss
 from scm_core.losses.weighting import per_sample
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.proposal import LogNormalProposal
+from scm_core.replay import Replayed
 from scm_core.samplers import PATHS, consistency, consistency_times, ode_times
 from scm_core.stages.stage import NoisedStage, cosine
+from scm_core.trigflow import Bounds
 
 TANGENTS = {"dual": dual.jvp, "difference": dual.difference}
 
@@ -76,6 +79,10 @@ class Student(NoisedStage):
 
     def on_fit_start(self) -> None:
         self.teacher = [teacher.to(self.device) for teacher in self.teacher]
+        if self.teacher:  # shards are gathered anew at every evaluation
+            teacher = self.teacher[0]
+            self.replayed = teacher if self.sharded else Replayed(teacher, teacher)
+        self.bounds = self.bounds and tuple(bound.to(self.device) for bound in self.bounds)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         if self.phase_step < 0:
@@ -99,6 +106,7 @@ class Student(NoisedStage):
         given = (self.backbone, x_t, dxdt, t, SIGMA_DATA, warmup)
         jvp = TANGENTS[self.config.tangent]
         F, g = student_tangent(jvp, *given, condition=batch.condition)
+        g = within(g, self.flow.to_data(x_t, F.detach(), t), self.bounds)
         loss = consistency_loss(F, normalise(g, self.config.c, self.config.norm), self.weight(t))
         self.watch(loss, t, rms(g))
         return loss.mean()
@@ -121,7 +129,7 @@ class Student(NoisedStage):
         times = consistency_times(random.choice(self.config.score.rollouts), SIGMA_DATA)
         before = random.randrange(len(times))
         x = SIGMA_DATA * parallel.randn_like(batch.x)
-        t = times[before].to(x).expand(len(x))
+        t = times[before].to(x.dtype) * x.new_ones(len(x))
         if before:
             x0 = consistency(self.backbone, x, times[:before], SIGMA_DATA, batch.condition)
             x = self.flow.interpolate(x0, SIGMA_DATA * parallel.randn_like(x0), t)
@@ -164,7 +172,7 @@ class Student(NoisedStage):
 
     @property
     def guided(self) -> Guided:
-        return Guided(self.teacher[0], self.config.guidance, self.schema)
+        return Guided(self.replayed, self.config.guidance, self.schema)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The fake score has a learning rate of its own, and neither of the two has momentum.

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scm_core import media, parallel
@@ -42,7 +42,8 @@ class Guard(Callback):
     """Stops a run whose loss is no number or whose watched figure has left all bounds.
 
     All processes stop, and `diverged.json` beside the checkpoint says what the step had learned
-    from, as the first process knows it in which it happened.
+    from, as the first process knows it in which it happened. It is asked before a checkpoint is
+    written, so that none is of a state that had diverged.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -50,43 +51,73 @@ class Guard(Callback):
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
         self.batches = 0  # since the pass through the data began
+        self.pending: Verdict | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, stage: Stage) -> None:
         self.batches = 0
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        """Judge the batch before this one: to wait for this one's figures would idle a GPU."""
         self.batches += 1
-        loss, _, value = stage.last
-        bad = ~(loss.isfinite() & (value < DIVERGED))
-        mild = loss.isfinite().all() and stage.watched.nanmean() < DIVERGED
-        diverged = bool(bad.any() and not mild)
-        if not any_process(trainer, diverged):
+        loader, taken = trainer.train_dataloader, None
+        if isinstance(loader.sampler, Shuffled):
+            first = (self.batches - 1) * loader.batch_size
+            taken = loader.sampler.order[first : first + loader.batch_size]
+        verdict = Verdict(stage, trainer.global_step, taken)
+        self.settle(trainer)
+        self.pending = verdict
+
+    def on_train_end(self, trainer: Trainer, stage: Stage) -> None:
+        self.settle(trainer)
+
+    def settle(self, trainer: Trainer) -> None:
+        """UserError where the last batch diverged; all processes have to ask."""
+        verdict, self.pending = self.pending, None
+        if verdict is None or not any_process(trainer, verdict.diverged):
             return
-        reports = parallel.every(self._report(trainer, stage, bad) if diverged else None)
+        reports = parallel.every(verdict.report(self.checkpoint) if verdict.diverged else None)
         sentence, facts = next(report for report in reports if report)
         if trainer.is_global_zero:
             write_text(self.checkpoint.with_name("diverged.json"), json.dumps(facts))
         raise UserError(sentence)
 
-    def _report(self, trainer: Trainer, stage: Stage, bad: Tensor) -> tuple[str, dict[str, Any]]:
-        """What to tell, and to write down, of a step that went wrong here."""
-        loss, t, value = stage.last
-        first = int(bad.nonzero()[0])
+
+class Verdict:
+    """Whether a batch diverged, which a GPU may not know yet, and what there is to tell of it."""
+
+    def __init__(self, stage: Stage, step: int, taken: list[int] | None) -> None:
+        """Of the batch that has just ended; `taken` are its samples' places in the data."""
+        self.name, self.step, self.taken = stage.watched_name, step, taken
+        self.last = loss, _, value = stage.last
+        self.bad = ~(loss.isfinite() & (value < DIVERGED))
+        mild = loss.isfinite().all() & (stage.watched.nanmean() < DIVERGED)
+        self.answer = (self.bad.any() & ~mild).to("cpu", non_blocking=True)
+        self.computed = torch.cuda.Event() if loss.is_cuda else None
+        if self.computed:
+            self.computed.record()
+
+    @property
+    def diverged(self) -> bool:
+        if self.computed:
+            self.computed.synchronize()
+        return bool(self.answer)
+
+    def report(self, checkpoint: Path) -> tuple[str, dict[str, Any]]:
+        """What to tell, and to write down."""
+        loss, t, value = self.last
+        first = int(self.bad.nonzero()[0])
         place = int(t[first] * BINS * 2 / math.pi)
         low, high = (edge * math.pi / 2 / BINS for edge in (place, place + 1))
-        kept = f"the last good checkpoint is {self.checkpoint}"
-        if not self.checkpoint.exists():
+        kept = f"the last good checkpoint is {checkpoint}"
+        if not checkpoint.exists():
             kept = "no checkpoint had been written"
         sentence = (
-            f"training diverged at step {trainer.global_step}: loss {loss[first]:.3g}, "
-            f"{stage.watched_name} {value[first]:.3g} at t in [{low:.2f}, {high:.2f}]; {kept}. "
+            f"training diverged at step {self.step}: loss {loss[first]:.3g}, "
+            f"{self.name} {value[first]:.3g} at t in [{low:.2f}, {high:.2f}]; {kept}. "
             "Lower the learning rate or lengthen the warm-up, and run the command again"
         )
-        loader, facts = trainer.train_dataloader, {"step": trainer.global_step}
-        if isinstance(loader.sampler, Shuffled):
-            taken = loader.sampler.order[(self.batches - 1) * loader.batch_size :]
-            facts["samples"] = taken[: loader.batch_size]
-        figures = {"loss": loss, "t": t, stage.watched_name: value}
+        facts = {"step": self.step} | ({} if self.taken is None else {"samples": self.taken})
+        figures = {"loss": loss, "t": t, self.name: value}
         return sentence, facts | {key: one.tolist() for key, one in figures.items()}
 
 
@@ -116,7 +147,7 @@ class Speed(AtSteps):
 
     Samples a second of all processes, the share of the time that this one waited for data, and what
     its device does: the most memory taken, and floating-point operations a second, which are
-    counted in the steps that are logged unless they are compiled, also as a share of the peak where
+    counted in one logged step of ten unless they are compiled, also as a share of the peak where
     Lightning knows it.
     """
 
@@ -126,12 +157,15 @@ class Speed(AtSteps):
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
         super().on_train_start(trainer, stage)
         self.operations: deque[int] = deque(maxlen=16)  # of a batch; steps differ in what they do
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         self._begin()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.waited += time.perf_counter() - self.ended
         self.counter = contextlib.ExitStack()
-        if self.counts and (trainer.global_step + 1) % self.every == 0:
+        rare = self.every * (10 if self.operations else 1)  # counting takes several steps' time
+        if self.counts and (trainer.global_step + 1) % rare == 0:
             counted = self.counter.enter_context(FlopCounterMode(display=False))
             self.counter.callback(lambda: self.operations.append(counted.get_total_flops()))
 
@@ -185,8 +219,12 @@ class Previews(Callback):
             return
         self.drawn = step
         averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
-        with averaged(stage.backbone, averaging.ema):
-            drawn = self.draw(stage.backbone)  # by all processes: each may hold a shard
+        # Drawn as samples are, without compiling the network for a batch of another size; by all
+        # processes, since each may hold a shard.
+        eager = torch.compiler.set_stance("force_eager")
+        precision = trainer.precision_plugin.forward_context()
+        with averaged(stage.backbone, averaging.ema), eager, precision:
+            drawn = self.draw(stage.backbone)
         if not trainer.is_global_zero:
             return
         picture = self.decoder.preview(drawn)
