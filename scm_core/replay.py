@@ -38,7 +38,8 @@ class Replayed:
     def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if not x.is_cuda or torch.is_grad_enabled() or not self.possible or condition is None:
             return self.model(x, t, condition)
-        shape = (x.shape, x.dtype, *((key, value.shape) for key, value in condition.items()))
+        given = {"x": x, "t": t, **condition}
+        shape = tuple((key, value.shape, value.dtype) for key, value in given.items())
         self.uses[shape] += 1
         if self.uses[shape] > 1 and shape not in self.recordings:
             self._record(shape, x, t, condition)

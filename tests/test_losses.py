@@ -202,3 +202,20 @@ def test_an_end_beyond_what_decoding_clips_to_is_no_error():
     assert loss(0.2, 0.1).min() > 0
     for beyond in (-0.2, -0.25, -3.0):
         assert loss(beyond, -0.5).abs().max() < 1e-9
+
+
+def test_no_tangent_where_a_sample_lies_beyond_what_decoding_clips_to():
+    g = torch.arange(1.0, 7).reshape(2, 3)
+    x0 = torch.tensor([[-0.21, -0.2, 0.0], [0.2, 0.21, 9.0]])
+    low, high = torch.tensor(-0.2), torch.tensor(0.2, dtype=torch.float64)
+    expected = torch.tensor([[0.0, 2, 3], [4, 0, 0]])
+    assert torch.equal(consistency.within(g, x0, (low, high)), expected)
+    assert g.min() == 1  # the argument is left as it was
+    assert torch.equal(consistency.within(g, x0, None), g)
+
+
+def test_bounds_may_differ_by_channel():
+    g, x0 = torch.ones(4, 2, 3), torch.full((4, 2, 3), 0.5)
+    low, high = torch.tensor([[0.0], [0.6]]), torch.tensor([[1.0], [1.0]])
+    kept = consistency.within(g, x0, (low, high))
+    assert (kept[:, 0] == 1).all() and (kept[:, 1] == 0).all()

@@ -73,7 +73,7 @@ def _tangent(
     else:
         bias, dbias = mask if mask is None else _four(mask.expand(shape), batch), None
     whole = _four(out, batch)
-    if dbias is None and flash.applies(whole, v):
+    if dbias is None and flash.applies(q, v):
         tangent = flash.tangent(whole, q, k, v, dq, dk, dv, bias, causal, scale)
     else:
         tangent = in_blocks(whole, (q, dq), (k, dk), (v, dv), (bias, dbias), causal, scale)

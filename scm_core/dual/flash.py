@@ -22,8 +22,8 @@ try:
 except ImportError:  # it comes with torch for CUDA alone
     triton = None
 
-# Tiles by bytes of a number and width of a head, the fastest on an H100 first: queries, keys, warps,
-# stages of the pipeline, and the bytes of shared memory that they take.
+# Tiles by bytes of a number and width of a head, the fastest on an H100 first: queries, keys,
+# warps, stages of the pipeline, and the bytes of shared memory that they take.
 TILES = {
     (2, 64): [(64, 64, 4, 3, 114_688), (64, 32, 4, 3, 65_536)],
     (2, 128): [(128, 64, 8, 2, 196_608), (128, 32, 8, 3, 163_840), (128, 64, 8, 1, 81_920)],
@@ -66,11 +66,13 @@ def tile(width: int, dtype: torch.dtype, memory: int) -> tuple[int, ...] | None:
     return next((found for found in TILES.get(key, []) if found[-1] <= memory), None)
 
 
-def applies(out: Tensor, value: Tensor) -> bool:
-    """Whether the kernel takes attention with this output, of these values; else blocks do."""
-    if not out.is_cuda or out.dtype not in DTYPES or out.shape[-1] != value.shape[-1]:
+def applies(query: Tensor, value: Tensor) -> bool:
+    """Whether the kernel takes attention with these queries and values; else blocks do."""
+    if not query.is_cuda or query.dtype not in DTYPES or query.shape[-1] != value.shape[-1]:
         return False
-    return tile(out.shape[-1], out.dtype, room(out.device.index)) is not None
+    if any(x.shape[-2] * x.stride(-2) >= 1 << 31 for x in (query, value)):  # its offsets' 32 bits
+        return False
+    return tile(query.shape[-1], query.dtype, room(query.device.index)) is not None
 
 
 if triton is not None:
@@ -105,8 +107,10 @@ if triton is not None:
         """do of BLOCK_M queries of one head, (acc - mu o) / total, from sums over the keys j:
         acc = sum p_j (ds_j v_j + dv_j), mu = sum p_j ds_j, total = sum p_j."""
         EVEN: tl.constexpr = D == BLOCK_D
-        b, h = tl.program_id(1) // heads, tl.program_id(1) % heads
-        m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+        blocks = tl.cdiv(rows, BLOCK_M)  # in one dimension, for the others end at 65,535
+        block, head = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+        b, h = head // heads, head % heads
+        m = block * BLOCK_M + tl.arange(0, BLOCK_M)
         d = tl.arange(0, BLOCK_D)
         q = _rows(Q, of_q, b, h, m, d, rows, D, EVEN)
         if HAS_DQ:
@@ -115,7 +119,7 @@ if triton is not None:
         total = tl.zeros([BLOCK_M], tl.float32)
         mu = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-        end = tl.minimum(keys, (tl.program_id(0) + 1) * BLOCK_M) if CAUSAL else keys
+        end = tl.minimum(keys, (block + 1) * BLOCK_M) if CAUSAL else keys
         for start in range(0, end, BLOCK_N):
             n = start + tl.arange(0, BLOCK_N)
             k = tl.trans(_rows(K, of_k, b, h // group, n, d, keys, D, EVEN))
@@ -146,11 +150,11 @@ if triton is not None:
             pivot = tl.where(higher == float("-inf"), 0.0, higher)  # of rows that see nothing yet
             p = tl.exp2(s - pivot[:, None])
             fade = tl.exp2(highest - pivot)
-            pds = p * ds
+            pds = (p * ds).to(q.dtype)  # rounded in both sums, of which the difference counts
             total = total * fade + tl.sum(p, 1)
-            mu = mu * fade + tl.sum(pds, 1)
+            mu = mu * fade + tl.sum(pds.to(tl.float32), 1)
             v = _rows(V, of_v, b, h // group, n, d, keys, D, EVEN)
-            acc = tl.dot(pds.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
+            acc = tl.dot(pds, v, acc * fade[:, None], input_precision=PRECISION)
             if HAS_DV:
                 dv = _rows(dV, of_dv, b, h // group, n, d, keys, D, EVEN)
                 acc = tl.dot(p.to(v.dtype), dv, acc, input_precision=PRECISION)
@@ -191,7 +195,7 @@ def launch(
     tensors.append(mask.view(torch.uint8) if boolean else mask)
     memory = room(out.device.index) if out.is_cuda else sys.maxsize  # which the interpreter has
     m, n, warps, stages, _ = tile(width, out.dtype, memory)
-    _kernel[(triton.cdiv(rows, m), batch * heads)](
+    _kernel[(triton.cdiv(rows, m) * batch * heads,)](
         *tensors,
         *[(0, 0, 0, 0) if x is None else x.stride() for x in tensors],
         heads,

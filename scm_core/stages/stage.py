@@ -70,8 +70,11 @@ class Stage(lightning.LightningModule):
         """A resumed run follows the learning rates asked for now, not the stored ones, and steps
         as this device can."""
         self.lr_schedulers().base_lrs = [group["lr"] for group in self.parameter_groups()]
-        for group in self.trainer.optimizers[0].param_groups:
+        optimizer = self.trainer.optimizers[0]
+        for group in optimizer.param_groups:
             group["fused"] = self.fused
+        for parameter, state in optimizer.state.items() if self.fused else ():
+            state["step"] = state["step"].to(parameter.device)  # where one kernel wants it
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains, with the highest learning rates."""

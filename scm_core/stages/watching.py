@@ -43,7 +43,7 @@ class Guard(Callback):
 
     All processes stop, and `diverged.json` beside the checkpoint says what the step had learned
     from, as the first process knows it in which it happened. It is asked before a checkpoint is
-    written, so that none is of a state that had diverged.
+    written, so that none is of a batch that had diverged.
     """
 
     def __init__(self, checkpoint: Path) -> None:
