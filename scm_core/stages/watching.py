@@ -164,8 +164,9 @@ class Speed(AtSteps):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.waited += time.perf_counter() - self.ended
         self.counter = contextlib.ExitStack()
-        rare = self.every * (10 if self.operations else 1)  # counting takes several steps' time
-        if self.counts and (trainer.global_step + 1) % rare == 0:
+        # Rarely, for it takes several steps' time; by the step alone, for it rounds otherwise.
+        logged, rest = divmod(trainer.global_step + 1, self.every)
+        if self.counts and not rest and logged % 10 == 1:
             counted = self.counter.enter_context(FlopCounterMode(display=False))
             self.counter.callback(lambda: self.operations.append(counted.get_total_flops()))
 
