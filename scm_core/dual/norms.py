@@ -78,9 +78,9 @@ def rms_norm(x: Dual, shape: Any, weight: Tensor | None = None, eps: float | Non
     def tangent() -> Tensor:
         if x0.is_cuda:
             dn = aten._fused_rms_norm_backward(dx, x0, shape, r, None, [True, False])[0]
-            return dn if weight is None else dn.mul_(weight)
-        projection = (x0 * dx).mean(dims, keepdim=True).mul_(r * r)
-        dn = torch.addcmul(dx, x0, projection, value=-1).mul_(r)
+        else:
+            projection = (x0 * dx).mean(dims, keepdim=True).mul_(r * r)
+            dn = torch.addcmul(dx, x0, projection, value=-1).mul_(r)
         return dn if weight is None else dn.mul_(weight)
 
     return make(y, tangent)
