@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
@@ -91,7 +90,7 @@ class Samples(Dataset):
         return Batch(self.x[indices], {key: c[indices] for key, c in self.condition.items()})
 
 
-class InMemory(lightning.LightningDataModule):
+class InMemory:
     """A data module for media that fit into memory.
 
     ``read(split)`` gives the media of "train" or "test", a tensor (N, ...), and their conditions,
@@ -106,7 +105,6 @@ class InMemory(lightning.LightningDataModule):
         decoder: Callable[[dict[str, Any]], Decoder],
         batch_size: int,
     ) -> None:
-        super().__init__()
         self.read, self.condition, self.decoder = read, condition, decoder
         self.batch_size = batch_size
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scm_core.parallel import gathered, local, scattered
+from scm_core.sharding import gathered, local, scattered
 
 
 def power_exponent(sigma_rel: float) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from rich.progress import track
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ BATCH = 32  # samples that an autoencoder is given at a time, at most
 ELEMENTS = 1 << 21  # of these samples together, at most, or one sample
 
 
-class Latents(lightning.LightningDataModule):
+class Latents:
     """Another data module's samples as latents, float32 (B, C, *grid) of std sigma_data a channel.
 
     They are encoded once and kept in `cache` under a hash of that data module's `identity` and of
@@ -45,7 +44,6 @@ class Latents(lightning.LightningDataModule):
         cache: Path = CACHE / "latents",
     ) -> None:
         """Encode the samples of `data`, which has been set up, or read them from the cache."""
-        super().__init__()
         self.data, self.condition, self.batch_size = data, data.condition, batch_size
         weights = fingerprint(autoencoder)
         made, facts = cached(cache, [data.identity, weights], lambda: encoded(data, autoencoder))

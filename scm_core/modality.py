@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 
 class DataModule(Protocol):
-    """A LightningDataModule that, once set up, knows its samples.
+    """What, once set up, knows its samples; a LightningDataModule, or any class with these.
 
     `shape` is (C, *grid), `condition` the schema, `statistics` what the decoder needs to undo the
     standardisation (plain containers: they travel in the checkpoint). `real` yields what an

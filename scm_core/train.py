@@ -29,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from scm_core import checkpoint, cli, config, generate, parallel
+from scm_core import checkpoint, cli, config, generate, parallel, sharding
 from scm_core.conditioning import schema_to_dict
 from scm_core.ema import power_exponent
 from scm_core.errors import UserError
@@ -40,6 +40,7 @@ from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.samplers import PATHS
 from scm_core.stages import Autoencoding, Student, Teacher
 from scm_core.stages.callbacks import Averaging, Interrupt, Saving, Seeding
+from scm_core.stages.feeding import Fed
 from scm_core.stages.stage import Stage
 from scm_core.stages.student import TANGENTS
 from scm_core.stages.watching import Guard, Logging, Previews, ProgressBar, Speed
@@ -133,12 +134,12 @@ class Run:
         trainer = self._trainer(name, steps, averaging, last)
         for network in stage.networks():
             if options.recompute:
-                parallel.recompute(network)
+                sharding.recompute(network)
             if options.compile:
                 compiled(network, stage.evaluated_by)
         try:
             resumed = _resumable(last, stage)
-            trainer.fit(stage, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+            trainer.fit(stage, datamodule=Fed(self.data), ckpt_path=resumed, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
             raise KeyboardInterrupt from None
         trainer.save_checkpoint(last)

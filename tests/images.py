@@ -13,7 +13,6 @@ from modalities.image.data import ImageData, ImageDataModule
 def prepared(**config) -> ImageDataModule:
     """A data module that is ready to be read."""
     data = ImageDataModule(ImageData(**config))
-    data.prepare_data()
     data.setup()
     return data
 

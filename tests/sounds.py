@@ -47,6 +47,5 @@ def encode(path: Path, sound: Tensor, codec: str, rate: int, layout: str = "mono
 def prepared(cache: Path, mel: MelSettings | None = None, **config) -> AudioDataModule:
     """A data module that is ready to be read, with its cache in a folder of the test's."""
     data = AudioDataModule(AudioData(**config), mel or MelSettings(), cache)
-    data.prepare_data()
     data.setup()
     return data

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -82,7 +81,7 @@ class Standardised(Dataset):
         return {key: label[chosen] for key, label in self.clips.labels.items()}
 
 
-class AudioDataModule(lightning.LightningDataModule):
+class AudioDataModule:
     """The training and held-out clips; after ``setup()`` it states its shape and statistics.
 
     ``shape`` is (1, mels, frames), ``condition`` the schema, ``statistics`` mean and std of the
@@ -101,7 +100,6 @@ class AudioDataModule(lightning.LightningDataModule):
         limits: Limits | None = None,
     ) -> None:
         """Check the configuration; nothing is read before ``setup()``."""
-        super().__init__()
         if config.name not in NAMES:
             raise UserError(f"data.name={config.name} is none of {', '.join(NAMES)}.")
         for key in ("batch_size", "frames"):
@@ -111,10 +109,6 @@ class AudioDataModule(lightning.LightningDataModule):
         self.config, self.mel, self.cache = config, mel, cache
         self.limits = limits or Limits()
         self._ready = False
-
-    def prepare_data(self) -> None:
-        """Render, decode or download once per machine, before other processes look for it."""
-        self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the clips and measure the training split; a second call does nothing."""

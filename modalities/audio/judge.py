@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from modalities.audio.backbone import REFERENCE_HZ, REFERENCE_PITCH
 from modalities.audio.mel import MelSettings, log_mel
 from scm_core import classifier
 from scm_core.conditioning import Condition
-from scm_core.modality import SIGMA_DATA, Judge
+from scm_core.modality import SIGMA_DATA, DataModule, Judge
 
 VERSION = 2  # of the classifier and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 400, 40, 4e-3  # training ends at the first of steps and epochs
@@ -28,7 +27,7 @@ class NoteJudge:
     waveforms float32 (B, samples) at the rate of the data module's mels.
     """
 
-    def __init__(self, data: lightning.LightningDataModule, cache: Path = classifier.CACHE) -> None:
+    def __init__(self, data: DataModule, cache: Path = classifier.CACHE) -> None:
         """Load the instruments, training a classifier on first use of the data set."""
         self.judges: list[Judge] = []
         for key, field in data.condition.items():
@@ -67,7 +66,7 @@ class ClassJudge:
     ``cache``. How often it is right about held-out sounds is what they score.
     """
 
-    def __init__(self, data: lightning.LightningDataModule, key: str, cache: Path) -> None:
+    def __init__(self, data: DataModule, key: str, cache: Path) -> None:
         """Load or train the classifier of field ``key`` of a data module that has been set up."""
         self.key, self.name = key, "class" if key == "label" else key
         self.mel = MelSettings(**data.statistics["mel"])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -55,7 +54,7 @@ class Flipped(Standardised):
         return Batch(x, condition)
 
 
-class ImageDataModule(lightning.LightningDataModule):
+class ImageDataModule:
     """The training and held-out images; after ``setup()`` it states its shape and statistics.
 
     ``shape`` is (C, H, W), ``condition`` the schema, ``statistics`` mean and std of u8/127.5 - 1
@@ -68,7 +67,6 @@ class ImageDataModule(lightning.LightningDataModule):
 
     def __init__(self, config: ImageData, limits: Limits | None = None) -> None:
         """Check the configuration; nothing is read before ``setup()``."""
-        super().__init__()
         if config.name not in NAMES:
             raise UserError(f"data.name={config.name} is none of {', '.join(NAMES)}.")
         if config.batch_size < 1:
@@ -77,11 +75,6 @@ class ImageDataModule(lightning.LightningDataModule):
             raise UserError(f"data.size={config.size} must be at least 1.")
         self.config, self.limits = config, limits or Limits()
         self._ready = False
-
-    def prepare_data(self) -> None:
-        """Download what is missing, once per machine, before other processes look for it."""
-        if self.config.name != "folder":
-            self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         """Read both splits and measure the training split; a second call does nothing."""

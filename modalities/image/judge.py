@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +11,7 @@ from torch.nn import functional
 from modalities.image.decoder import ImageDecoder
 from scm_core import classifier
 from scm_core.conditioning import Condition
+from scm_core.modality import DataModule
 
 VERSION = 2  # of the network and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 1600, 40, 4e-3  # training ends at the first of steps and epochs
@@ -25,7 +25,7 @@ class ClassJudge:
     split as decoded images, and kept under ``cache``; media are uint8 (B, C, H, W).
     """
 
-    def __init__(self, data: lightning.LightningDataModule, cache: Path = classifier.CACHE) -> None:
+    def __init__(self, data: DataModule, cache: Path = classifier.CACHE) -> None:
         """Load or train the classifier of a data module that has been set up."""
         classes, decoder = data.condition["label"].classes, ImageDecoder(data.statistics)
         batches, steps = classifier.lessons(data.train_set, STEPS, EPOCHS)

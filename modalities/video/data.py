@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -48,7 +47,7 @@ class VideoData:
     stride: int | None = None
 
 
-class VideoDataModule(lightning.LightningDataModule):
+class VideoDataModule:
     """The training and held-out clips; after ``setup()`` it states its shape and statistics.
 
     ``shape`` is (3, T, H, W), ``condition`` the schema, ``statistics`` mean and std of u8/127.5 - 1
@@ -62,7 +61,6 @@ class VideoDataModule(lightning.LightningDataModule):
 
     def __init__(self, config: VideoData, limits: Limits | None = None) -> None:
         """Check the configuration; nothing is read before ``setup()``."""
-        super().__init__()
         if config.name not in NAMES:
             raise UserError(f"data.name={config.name} is none of {', '.join(NAMES)}.")
         for key in ("batch_size", "frames", "size", "clips", "stride"):

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from modalities.pixels import PixelDecoder
 from scm_core.media import contact_sheet, write_gif, write_png, write_video
@@ -32,12 +28,16 @@ class ClipDecoder(PixelDecoder):
 
     def fidelity(self, media: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         """How near encoded and decoded clips are to the clips: PSNR in dB and mean SSIM, (B,)."""
+        # A second and a half: only to evaluate.
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+        from torchmetrics.functional.image import structural_similarity_index_measure as similarity
+
         given, found = media.float(), decoded.float()
         psnr = peak_signal_noise_ratio(
             found, given, (0.0, 255.0), reduction="none", dim=(1, 2, 3, 4)
         )
         frames = (part.transpose(1, 2).flatten(0, 1) for part in (found, given))
-        ssim = structural_similarity_index_measure(*frames, data_range=255.0, reduction="none")
+        ssim = similarity(*frames, data_range=255.0, reduction="none")
         return {"psnr": psnr, "ssim": ssim.view(len(media), -1).mean(1)}
 
     def save(self, media: Tensor, path: str | Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +12,7 @@ from torch.nn import functional
 from modalities.pixels import Shown
 from scm_core import classifier
 from scm_core.conditioning import Condition
+from scm_core.modality import DataModule
 
 VERSION = 2  # of the classifiers and their training: others are other judges
 STEPS, EPOCHS, PEAK = 600, 40, 4e-3  # training ends at the first of steps and epochs
@@ -28,7 +28,7 @@ class ClipJudge:
     real clips have some for they move.
     """
 
-    def __init__(self, data: lightning.LightningDataModule, cache: Path = classifier.CACHE) -> None:
+    def __init__(self, data: DataModule, cache: Path = classifier.CACHE) -> None:
         """Load or train the classifiers of a data module that has been set up."""
         self.networks = {}
         for key, field in data.condition.items():

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from scm_core import parallel
+from scm_core import parallel, sharding
 from scm_core.conditioning import Schema
 from scm_core.layers import LearnedWeight
 from scm_core.modality import SIGMA_DATA
@@ -49,7 +49,7 @@ class Stage(lightning.LightningModule):
         self.sharded = True
         mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
         for module in {*self.children(), *self.networks()}:
-            parallel.shard(module, mesh, self.evaluated_by)
+            sharding.shard(module, mesh, self.evaluated_by)
 
     def forget_watched(self) -> None:
         """Start the average anew, where the watched figure changes its meaning."""

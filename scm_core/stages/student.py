@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scm_core import dual, parallel
+from scm_core import dual, parallel, sharding
 from scm_core.conditioning import Condition, Schema
 from scm_core.guidance import Guided
 from scm_core.layers import LearnedWeight
@@ -211,5 +211,5 @@ def rms(x: Tensor) -> Tensor:
 def nothing(idle: list[nn.Module | None]) -> Tensor | float:
     """0, with a graph to modules that a step leaves out: DDP wants every parameter in it."""
     return sum(
-        (0 * parallel.local(p).sum() for module in idle if module for p in module.parameters()), 0.0
+        (0 * sharding.local(p).sum() for module in idle if module for p in module.parameters()), 0.0
     )

@@ -25,7 +25,7 @@ from rich.progress import (
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scm_core import media, parallel
+from scm_core import media, parallel, sharding
 from scm_core.cli import console
 from scm_core.data import Shuffled
 from scm_core.ema import PowerEMA
@@ -239,13 +239,13 @@ class Previews(Callback):
 @contextlib.contextmanager
 def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
     """The backbone with its averaged weights and in eval mode, within a `with` block."""
-    live = {key: parallel.local(v).detach().clone() for key, v in backbone.state_dict().items()}
-    parallel.load(backbone, ema.average)
+    live = {key: sharding.local(v).detach().clone() for key, v in backbone.state_dict().items()}
+    sharding.load(backbone, ema.average)
     backbone.eval()
     try:
         yield
     finally:
-        parallel.load(backbone, live)
+        sharding.load(backbone, live)
         backbone.train()
 
 
