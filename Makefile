@@ -9,6 +9,8 @@ ALONE := tinysoundfont 'openwakeword==0.5.1' torchcrepe
 RUN := runs/demo
 SOUND := runs/demo-audio
 CLIPS := runs/demo-video
+# A process of tests for each CPU, so one thread for each of them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 DOWNLOAD := apt-get -o APT::Sandbox::User=root download dataset-fashion-mnist
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
@@ -29,10 +31,10 @@ demo: .venv/installed data
 	@echo "     $(CLIPS)/samples/overview.png  eight clips, a row each; 00000.mp4 to 00007.mp4 beside it"
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: lint
-	$(BIN)/python -m pytest -q -m ""
+	$(PYTEST) -m ""
 
 lint: .venv/installed
 	$(BIN)/ruff check .

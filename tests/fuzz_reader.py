@@ -5,6 +5,7 @@ A native decoder that crashes takes this process with it and not the tests.
 
 import logging
 import resource
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +17,8 @@ from modalities.audio.notes import SoundFont, font_origin
 from modalities.image.sets import _read_idx
 from scm_core import checkpoint, config, provenance, shards
 from scm_core.errors import UserError
+
+PATIENCE = 60  # seconds of computing for one file
 
 
 def font(path: Path) -> None:
@@ -63,6 +66,7 @@ def main() -> None:
     logging.disable()
     print("ready", flush=True)
     for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, PATIENCE)  # which kills this process when it is over
         kind, path = line.rstrip("\n").split(" ", 1)
         try:
             said = result(kind, Path(path))

@@ -27,7 +27,7 @@ def test_the_kernel_is_exact_with_every_option(dtype, bar):
     pytest.importorskip("triton")
     command = [sys.executable, Path(__file__).with_name("flash_interpreted.py"), dtype]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     errors = dict(map(json.loads, done.stdout.splitlines()))
     worst = max(errors, key=errors.get)

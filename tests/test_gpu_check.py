@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_the_check_of_a_gpu_runs_small_without_one(fashion_root, tmp_path):
     command = [sys.executable, "benchmarks/gpu_check.py", "--data", fashion_root]
     done = subprocess.run(

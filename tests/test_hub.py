@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).parents[1] / "checkpoints" / "image"
 
 def command(name, *words):
     line = [sys.executable, "-m", f"scm_core.{name}", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=200)
+    return subprocess.run(line, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

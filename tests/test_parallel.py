@@ -38,7 +38,7 @@ def start(command, *words, processes):
 
 def run(command, *words, processes):
     process = start(command, *words, processes=processes)
-    said, errors = process.communicate(timeout=280)
+    said, errors = process.communicate()
     assert process.returncode == 0, errors
     return said
 

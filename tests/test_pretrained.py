@@ -145,7 +145,7 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, monkeypatch):
 
 def command(name, *words):
     line = [sys.executable, "-m", f"scm_core.{name}", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=280)
+    return subprocess.run(line, capture_output=True, text=True)
 
 
 def test_images_as_latents_of_a_pretrained_autoencoder(tmp_path, fashion_root):

@@ -29,7 +29,7 @@ def start(out, *words, **options):
 
 def finish(out):
     run = start(out)
-    _, errors = run.communicate(timeout=280)
+    _, errors = run.communicate()
     assert run.returncode == 0, errors
     return {stage: load_file(out / f"{stage}.safetensors") for stage in STAGES}
 
@@ -75,7 +75,6 @@ def test_a_run_killed_while_it_writes_is_resumed_bit_for_bit(whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
 def test_fifty_kills_lose_no_run_and_change_no_bit(whole, tmp_path):
     play, kills, runs = random.Random(0), 0, 0
     while kills < 50:
@@ -91,12 +90,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(tmp_path):
     """As far as a limit on the size of files is a full disk: writing fails halfway."""
     out = tmp_path / "run"
     run = start(out, "max_steps=6")
-    run.communicate(timeout=280)
+    run.communicate()
     last = out / "student" / "last.ckpt"
     before = last.read_bytes()
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
     run = start(out, preexec_fn=limit)
-    _, errors = run.communicate(timeout=280)
+    _, errors = run.communicate()
     assert run.returncode == 2 and "cannot write" in errors and "Traceback" not in errors, errors
     assert last.read_bytes() == before
     finish(out)  # and goes on, of which 6 steps had been a whole epoch

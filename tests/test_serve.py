@@ -73,7 +73,7 @@ def address(tmp_path_factory):
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate()
         assert process.returncode == 0 and said.endswith("stopped\n") and "Traceback" not in said
     finally:
         process.kill()

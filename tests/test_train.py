@@ -59,7 +59,7 @@ def trained(tmp_path_factory, fashion_root):
     """A run directory in which both stages have been trained for four steps, from elsewhere."""
     out = tmp_path_factory.mktemp("run") / "image"
     command = process("train", *SMOKE, f"data.root={fashion_root}", f"out={out}")
-    said, errors = command.communicate(timeout=280)
+    said, errors = command.communicate()
     assert command.returncode == 0, errors
     assert "student: 4 steps" in said and "Traceback" not in errors
     return out
@@ -104,12 +104,11 @@ def test_an_interrupted_run_resumes(run, tmp_path, fashion_root, stop):
     words += ["max_steps=5000"]
     command = process("train", *words)
     last = tmp_path / "run" / "teacher" / "last.ckpt"
-    deadline = time.monotonic() + 200
     while not last.exists():
-        assert time.monotonic() < deadline and command.poll() is None
+        assert command.poll() is None
         time.sleep(0.05)
     command.send_signal(stop)
-    _, said = command.communicate(timeout=60)
+    _, said = command.communicate()
     if stop == signal.SIGINT:
         assert command.returncode == 130
         assert "run the same command again" in said and "Traceback" not in said
@@ -146,7 +145,7 @@ def test_two_processes_train_one_model(fashion_root, tmp_path):
     words = [*SMOKE, f"data.root={fashion_root}", f"out={tmp_path}/run", "max_steps=2"]
     words += ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
     command = process("train", *words)
-    said, errors = command.communicate(timeout=280)
+    said, errors = command.communicate()
     assert command.returncode == 0, errors
     assert said.count("student: 2 steps") == 1
     assert metadata(tmp_path / "run" / "student.safetensors")["step"] == 2
@@ -291,7 +290,7 @@ def test_sample_says_what_is_wrong(run, trained, words, sentence):
 
 def test_the_process_exits_with_2():
     command = process("train", "modality=imgae")
-    said, errors = command.communicate(timeout=280)
+    said, errors = command.communicate()
     assert (command.returncode, said) == (2, "")
     assert errors == "error: no modality is called imgae; did you mean image?\n"
 

@@ -20,7 +20,7 @@ SMOKE = ["modality=video", "preset=smoke"]
 
 def command(name, *words):
     line = [sys.executable, "-m", f"scm_core.{name}", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=280)
+    return subprocess.run(line, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
