@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from scm_core.files import whole
+from scm_core.errors import UserError
+from scm_core.files import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def keep(path: Path, table: Table) -> None:
     """Write tensors and facts for `kept`; where that fails it costs a warning."""
     tensors, facts = table
     try:
-        with whole(path) as part:
-            save_file(tensors, part, {"facts": json.dumps(facts)})
-    except OSError as error:
-        log.warning("%s cannot be written: the next run will start over (%s)", path, error)
+        save_tensors(path, tensors, {"facts": json.dumps(facts)})
+    except UserError as error:
+        why = error.__cause__
+        log.warning("%s cannot be written: the next run will start over (%s)", path, why)

@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scm_core import config as configuration
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Schema, schema_from_dict, schema_to_dict
 from scm_core.errors import UserError
-from scm_core.files import replacing
+from scm_core.files import save_tensors
 from scm_core.latents import LatentDecoder, fingerprint
 from scm_core.replay import Replayed
 
@@ -134,9 +133,7 @@ def shrink(path: Path, target: Path) -> None:
 
 
 def _write(path: Path, weights: dict[str, Tensor], described: dict[str, Any]) -> None:
-    metadata = {key: json.dumps(value) for key, value in described.items()}
-    with replacing(path) as part:
-        save_file(weights, part, metadata)
+    save_tensors(path, weights, {key: json.dumps(value) for key, value in described.items()})
 
 
 def load(

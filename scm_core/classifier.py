@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from rich.progress import track
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
 from scm_core import cache, config, parallel
-from scm_core.files import replacing
+from scm_core.files import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -106,5 +106,4 @@ def _restored(network: nn.Module, path: Path) -> bool:
 
 
 def _save(network: nn.Module, path: Path) -> None:
-    with replacing(path) as part:
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, part)
+    save_tensors(path, {name: value.contiguous() for name, value in network.state_dict().items()})

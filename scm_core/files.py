@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from scm_core.errors import UserError
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path``, whose folder is made, that takes its place once all is written.
+    """A path beside ``path``, whose folder is made, that takes its place once all is on the disk.
 
     Nothing of it is left where that fails; OSError when the disk refuses. Processes that write one
     file do not disturb each other.
@@ -23,11 +27,21 @@ def whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
+        _sync(part)  # or else a power cut might leave the name of a file without its content
         os.replace(part, path)
-    except SafetensorError as error:  # which is how safetensors says that the disk refuses
-        raise OSError(str(error)) from error
     finally:
         part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # which some file systems refuse
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has what was written into a file, or which files a folder has."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -46,3 +60,37 @@ def write_text(path: Path, text: str) -> None:
     """Write a text; UserError when the disk refuses."""
     with replacing(path) as part:
         part.write_text(text)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content; UserError when the disk refuses."""
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whose bytes depend on nothing but what it holds.
+
+    UserError when the disk refuses.
+    """
+    with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # as the umask says, for which safetensors does not ask
+        try:
+            save_file(tensors, part, metadata)
+        except SafetensorError as error:  # which is how it says that the disk refuses
+            raise OSError(str(error)) from error
+        part.chmod(mode)
+        _sort_header(part)
+
+
+def _sort_header(path: Path) -> None:
+    """Put the header of a safetensors file in order: that of its metadata is random."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        ordered = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        file.seek(8)
+        file.write(ordered.encode().ljust(size))

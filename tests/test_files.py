@@ -1,15 +1,20 @@
-"""What the disk refuses is one sentence; the file before stays, and nothing else."""
+"""Files are whole, durable and the same each time; what the disk refuses is one sentence."""
 
+import errno
+import os
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
 from hostile import SHIPPED
+from safetensors import safe_open
 from torch import nn
 
-from scm_core import cache, checkpoint, classifier
+from scm_core import cache, checkpoint, classifier, files
 from scm_core.errors import UserError
-from scm_core.files import write_text
+from scm_core.files import save_tensors, write_text
 
 
 def judge(path):
@@ -21,6 +26,7 @@ def judge(path):
     "write",
     [
         lambda path: write_text(path, "x" * 9000),
+        lambda path: files.copy(SHIPPED, path),
         lambda path: checkpoint.shrink(SHIPPED, path),
         lambda path: judge(path),
     ],
@@ -37,3 +43,55 @@ def test_a_full_disk_is_one_sentence(tmp_path, write):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_loses_what_it_took_leaves_the_file_before(tmp_path, monkeypatch):
+    """Some tell of it when they are to have it for good, and no sooner."""
+    path = tmp_path / "a"
+    path.write_text("before")
+
+    def fsync(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_text(path, "after")
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_content_is_on_the_disk_before_its_name_and_then_the_name(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_ino) or fsync(file))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("named") or replace(*names))
+    write_text(tmp_path / "a", "content")
+    assert done == [(tmp_path / "a").stat().st_ino, "named", tmp_path.stat().st_ino]
+
+
+def test_tensors_make_the_same_bytes_in_every_process(tmp_path):
+    """The order of safetensors' metadata is random in each."""
+    metadata = {f"é{i}\n": f'"{i}\x1f' for i in range(20)}
+    tensors = {"b": torch.arange(3).half(), "a": torch.ones(2, 5), "é": torch.tensor([1, -1])}
+    for name in ("here", "again"):
+        save_tensors(tmp_path / name, tensors, metadata)
+    code = "import sys, torch; from pathlib import Path; from scm_core.files import save_tensors\n"
+    code += "t = {'é': torch.tensor([1, -1]), 'a': torch.ones(2, 5), 'b': torch.arange(3).half()}\n"
+    code += "m = {f'é{i}\\n': f'\"{i}\\x1f' for i in reversed(range(20))}\n"
+    code += "save_tensors(Path(sys.argv[1]), t, m)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "there"], check=True)
+    assert len({(tmp_path / name).read_bytes() for name in ("here", "again", "there")}) == 1
+    with safe_open(tmp_path / "here", "pt") as file:
+        assert file.metadata() == metadata
+        assert all(file.get_tensor(name).equal(value) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o007, 0o660)])
+def test_files_are_read_by_whom_the_umask_says(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        checkpoint.shrink(SHIPPED, tmp_path / "small.safetensors")
+        cache.keep(tmp_path / "kept.safetensors", ({"x": torch.ones(1)}, {}))
+        files.copy(SHIPPED, tmp_path / "copy")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
