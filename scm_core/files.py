@@ -56,6 +56,12 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes left of ``path``, which no other process writes now."""
+    for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
+        part.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text; UserError when the disk refuses."""
     with replacing(path) as part:

@@ -39,11 +39,12 @@ from scm_core.losses.consistency import NORMS
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.samplers import PATHS
 from scm_core.stages import Autoencoding, Student, Teacher
-from scm_core.stages.callbacks import Averaging, Interrupt, Saving, Seeding
+from scm_core.stages.callbacks import Averaging, Interrupt, Seeding
+from scm_core.stages.checkpoints import LAST, Guard, Saving, WholeCheckpoints
 from scm_core.stages.feeding import Fed
 from scm_core.stages.stage import Stage
 from scm_core.stages.student import TANGENTS
-from scm_core.stages.watching import Guard, Logging, Previews, ProgressBar, Speed
+from scm_core.stages.watching import Logging, Previews, ProgressBar, Speed
 
 STAGES = ("decoder", "teacher", "student")
 CHOICES = {
@@ -128,21 +129,20 @@ class Run:
         if self.autoencoder and name != "decoder" and not isinstance(self.data, Latents):
             self._use_latents()
         stage = self._build(name)
-        last = self.folder / name / "last.ckpt"
+        guard = Guard(self.folder / name / LAST)
         options = self.settings.trainer
         averaging = Averaging(settings.ema, "cpu" if options.average_on_cpu else None)
-        trainer = self._trainer(name, steps, averaging, last)
+        trainer = self._trainer(name, steps, averaging, guard)
         for network in stage.networks():
             if options.recompute:
                 sharding.recompute(network)
             if options.compile:
                 compiled(network, stage.evaluated_by)
         try:
-            resumed = _resumable(last, stage)
+            resumed = _resumable(guard.checkpoint, stage)
             trainer.fit(stage, datamodule=Fed(self.data), ckpt_path=resumed, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
             raise KeyboardInterrupt from None
-        trainer.save_checkpoint(last)
         average = averaging.ema.whole()
         if trainer.is_global_zero:
             checkpoint.export(
@@ -156,6 +156,7 @@ class Run:
                 statistics=self.data.statistics,
                 autoencoder=None if self.pretrained or name == "decoder" else self.autoencoder,
             )
+            guard.forget_previous()
             cli.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
 
@@ -214,14 +215,13 @@ class Run:
         bounds = getattr(self.data, "bounds", None)
         return Student(backbone, schema, self.settings.student, teacher, bounds)
 
-    def _trainer(self, name: str, steps: int, averaging: Averaging, last: Path) -> Trainer:
+    def _trainer(self, name: str, steps: int, averaging: Averaging, guard: Guard) -> Trainer:
         options = self.settings.trainer
-        guard = Guard(last)
         callbacks = [
             averaging,
             Seeding(name, self.settings.seed),
             guard,
-            Saving(last.parent, options.checkpoint_every, guard.settle),
+            Saving(options.checkpoint_every, guard),
             Logging(options.log_every),
             Speed(options.log_every, counts=not options.compile),
             Previews(
@@ -248,6 +248,9 @@ class Run:
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.gradient_clip,
             callbacks=callbacks,
+            plugins=WholeCheckpoints(),
+            enable_checkpointing=False,  # by Lightning's own callback
+            default_root_dir=self.folder,  # where it looks for what it saves under SLURM
             logger=TensorBoardLogger(self.folder, name="logs", version=name),
             limit_val_batches=0,
             enable_progress_bar=False,

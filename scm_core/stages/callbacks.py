@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import random
 import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
+from scm_core import cli
 from scm_core.data import Shuffled
 from scm_core.ema import PowerEMA
-from scm_core.errors import UserError
 from scm_core.stages.stage import Stage
 
 
@@ -56,49 +52,6 @@ class Averaging(AtSteps):
         self.restored = state
         if self.ema and state:
             self.ema.load_state_dict(state)
-
-
-class Saving(AtSteps, ModelCheckpoint):
-    """`last.ckpt` every so many steps and when interrupted, each replacing the one before.
-
-    `settle` raises UserError where the state must not be kept.
-    """
-
-    def __init__(self, folder: Path, every: int, settle: Callable[[Trainer], None]) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="last",
-            every_n_train_steps=every,
-            save_top_k=1,
-            save_on_exception=True,
-            enable_version_counter=False,
-        )
-        self.settle = settle
-
-    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
-        AtSteps.on_train_start(self, trainer, stage)
-        ModelCheckpoint.on_train_start(self, trainer, stage)
-
-    def on_train_batch_end(self, trainer: Trainer, *others: Any) -> None:
-        if self.stepped(trainer):
-            super().on_train_batch_end(trainer, *others)
-
-    def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:
-        if not isinstance(exception, UserError):  # a diverged state must not replace a good one
-            super().on_exception(trainer, stage, exception)
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        self.settle(trainer)
-        began = time.perf_counter()
-        try:
-            super()._save_checkpoint(trainer, filepath)
-        except OSError as error:  # the file is replaced whole or not at all
-            raise UserError(
-                f"cannot write {filepath}: {error.strerror or error}; the checkpoint before it is "
-                "whole: free some room and run the command again"
-            ) from error
-        spent = {"speed/seconds to write a checkpoint": time.perf_counter() - began}
-        trainer.logger.log_metrics(spent, trainer.global_step)
 
 
 class Seeding(AtSteps):
@@ -154,31 +107,37 @@ class Seeding(AtSteps):
         torch.manual_seed(seed)
 
 
-class Interrupt(AtSteps):
-    """Ctrl-C ends the run after the step it falls into, so that its checkpoint is whole.
+class Stopped(KeyboardInterrupt):
+    """Raised after one step in all processes, whose state is whole then."""
 
-    All processes end after the same step. A second Ctrl-C does not wait.
+
+class Interrupt(AtSteps):
+    """Ctrl-C, or another signal to stop, ends the run after the step it falls into.
+
+    All processes end after the same step. A second Ctrl-C does not wait, and leaves the last
+    checkpoint as it is.
     """
 
     asked = False
-    before: Any = signal.default_int_handler
+    signals = (signal.SIGINT, *cli.STOPS)
 
     def on_fit_start(self, trainer: Trainer, stage: Stage) -> None:
-        self.before = signal.signal(signal.SIGINT, self._ask)
+        self.before = {number: signal.getsignal(number) for number in self.signals}
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        super().on_train_start(trainer, stage)
+        cli.answer(self.signals, self._ask)  # in the place of Lightning's own by now
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         if self.stepped(trainer) and any_process(trainer, self.asked):
-            raise KeyboardInterrupt
+            raise Stopped
 
     def on_train_end(self, trainer: Trainer, stage: Stage) -> None:
-        signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:
-        if not self.asked:  # else Lightning now ignores Ctrl-C until its checkpoint is written
-            signal.signal(signal.SIGINT, self.before)
-
-    def _ask(self, *_: Any) -> None:
-        if self.asked:
+    def _ask(self, number: int) -> None:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 

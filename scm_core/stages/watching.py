@@ -1,9 +1,8 @@
-"""Callbacks that watch a run: what stops it, what is logged, drawn and shown of it."""
+"""Callbacks that watch a run: what is logged, drawn and shown of it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections import deque
@@ -25,100 +24,12 @@ from rich.progress import (
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scm_core import media, parallel, sharding
+from scm_core import media, sharding
 from scm_core.cli import console
-from scm_core.data import Shuffled
 from scm_core.ema import PowerEMA
-from scm_core.errors import UserError
-from scm_core.files import write_text
 from scm_core.modality import Decoder
-from scm_core.stages.callbacks import AtSteps, Averaging, any_process
+from scm_core.stages.callbacks import AtSteps, Averaging
 from scm_core.stages.stage import BINS, Stage
-
-DIVERGED = 100.0  # in units of the data: a healthy error is below 2, a healthy |g| below 5
-
-
-class Guard(Callback):
-    """Stops a run whose loss is no number or whose watched figure has left all bounds.
-
-    All processes stop, and `diverged.json` beside the checkpoint says what the step had learned
-    from, as the first process knows it in which it happened. It is asked before a checkpoint is
-    written, so that none is of a batch that had diverged.
-    """
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-
-    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
-        self.batches = 0  # since the pass through the data began
-        self.pending: Verdict | None = None
-
-    def on_train_epoch_start(self, trainer: Trainer, stage: Stage) -> None:
-        self.batches = 0
-
-    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        """Judge the batch before this one: to wait for this one's figures would idle a GPU."""
-        self.batches += 1
-        loader, taken = trainer.train_dataloader, None
-        if isinstance(loader.sampler, Shuffled):
-            first = (self.batches - 1) * loader.batch_size
-            taken = loader.sampler.order[first : first + loader.batch_size]
-        verdict = Verdict(stage, trainer.global_step, taken)
-        self.settle(trainer)
-        self.pending = verdict
-
-    def on_train_end(self, trainer: Trainer, stage: Stage) -> None:
-        self.settle(trainer)
-
-    def settle(self, trainer: Trainer) -> None:
-        """UserError where the last batch diverged; all processes have to ask."""
-        verdict, self.pending = self.pending, None
-        if verdict is None or not any_process(trainer, verdict.diverged):
-            return
-        reports = parallel.every(verdict.report(self.checkpoint) if verdict.diverged else None)
-        sentence, facts = next(report for report in reports if report)
-        if trainer.is_global_zero:
-            write_text(self.checkpoint.with_name("diverged.json"), json.dumps(facts))
-        raise UserError(sentence)
-
-
-class Verdict:
-    """Whether a batch diverged, which a GPU may not know yet, and what there is to tell of it."""
-
-    def __init__(self, stage: Stage, step: int, taken: list[int] | None) -> None:
-        """Of the batch that has just ended; `taken` are its samples' places in the data."""
-        self.name, self.step, self.taken = stage.watched_name, step, taken
-        self.last = loss, _, value = stage.last
-        self.bad = ~(loss.isfinite() & (value < DIVERGED))
-        mild = loss.isfinite().all() & (stage.watched.nanmean() < DIVERGED)
-        self.answer = (self.bad.any() & ~mild).to("cpu", non_blocking=True)
-        self.computed = torch.cuda.Event() if loss.is_cuda else None
-        if self.computed:
-            self.computed.record()
-
-    @property
-    def diverged(self) -> bool:
-        if self.computed:
-            self.computed.synchronize()
-        return bool(self.answer)
-
-    def report(self, checkpoint: Path) -> tuple[str, dict[str, Any]]:
-        """What to tell, and to write down."""
-        loss, t, value = self.last
-        first = int(self.bad.nonzero()[0])
-        place = int(t[first] * BINS * 2 / math.pi)
-        low, high = (edge * math.pi / 2 / BINS for edge in (place, place + 1))
-        kept = f"the last good checkpoint is {checkpoint}"
-        if not checkpoint.exists():
-            kept = "no checkpoint had been written"
-        sentence = (
-            f"training diverged at step {self.step}: loss {loss[first]:.3g}, "
-            f"{self.name} {value[first]:.3g} at t in [{low:.2f}, {high:.2f}]; {kept}. "
-            "Lower the learning rate or lengthen the warm-up, and run the command again"
-        )
-        facts = {"step": self.step} | ({} if self.taken is None else {"samples": self.taken})
-        figures = {"loss": loss, "t": t, self.name: value}
-        return sentence, facts | {key: one.tolist() for key, one in figures.items()}
 
 
 class Logging(AtSteps):
@@ -294,4 +205,5 @@ class ProgressBar(AtSteps):
         self.progress.stop()
 
     def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:
-        self.progress.stop()
+        with contextlib.suppress(OSError):  # of a terminal that is closed
+            self.progress.stop()
