@@ -100,7 +100,7 @@ class Bench:
 
     def reference(self, data: DataModule, n: int, advance: Advance) -> Tensor:
         """Features (N, D) of up to ``n`` real training media, in the order that the seed gives."""
-        torch.manual_seed(self.seed)
+        torch.manual_seed(generate.fold(self.seed))
         found: list[Tensor] = []
         for media, _ in data.real("train"):
             media = media[: n - sum(map(len, found))]
@@ -120,7 +120,9 @@ class Bench:
         total = sum(len(batch.x) for batch in data.val_dataloader())
         if total <= NEIGHBOURS:
             raise UserError(f"the held-out split has {total} samples, too few to compare with")
-        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))[: self.n]
+        chosen = torch.randperm(
+            total, generator=torch.Generator().manual_seed(generate.fold(self.seed))
+        )[: self.n]
         parts, passed = [], 0
         for media, condition in data.real("test"):
             here = (chosen - passed).sort().values
@@ -181,7 +183,10 @@ class Bench:
         Precision and recall compare with as many reference samples as there are samples, for they
         are defined on sets of one size.
         """
-        name, generator = self.features.name, torch.Generator().manual_seed(self.seed)
+        name, generator = (
+            self.features.name,
+            torch.Generator().manual_seed(generate.fold(self.seed)),
+        )
         kid, spread = kernel_distance(reference, samples.features, generator=generator)
         equal = reference[: len(samples.features)]
         precision, recall = precision_recall(equal, samples.features, k=NEIGHBOURS)

@@ -1,13 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one process has to itself."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -100,3 +103,44 @@ def _sort_header(path: Path) -> None:
         ordered = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         file.seek(8)
         file.write(ordered.encode().ljust(size))
+
+
+class Lock:
+    """A folder that one process has to itself, until it dies or leaves the `with` block.
+
+    Where the file system knows no locks, everybody may have it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Make the folder, and take it; UserError, which says who, where another process has it."""
+        if self.file:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.file = (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}") from error
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process, not its forks
+        except (BlockingIOError, PermissionError):
+            self.file.seek(0)
+            raise UserError(
+                f"{self.folder} is in use by {self.file.read() or 'another process'}: wait until "
+                "that has ended, or choose another out="
+            ) from None
+        except OSError:
+            return
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {platform.node()}")
+        self.file.flush()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file:
+            self.file.close()

@@ -50,6 +50,11 @@ def fresh_noise(seed: int, first: int) -> torch.Generator:
     return _generator(seed, (1 << 23) + first)
 
 
+def fold(seed: int) -> int:
+    """A seed, any integer, as one of 32 bits: itself, where it is one."""
+    return seed if 0 <= seed < 1 << 32 else zlib.crc32(str(seed).encode())
+
+
 def _generator(seed: int, i: int) -> torch.Generator:
     """The generator of a seed, any integer, and of i < 2^24.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,8 +33,8 @@ from torch import nn
 from scm_core import checkpoint, cli, config, generate, parallel, sharding
 from scm_core.conditioning import schema_to_dict
 from scm_core.ema import power_exponent
-from scm_core.errors import UserError
-from scm_core.files import write_text
+from scm_core.errors import UserError, first_line
+from scm_core.files import Lock, write_text
 from scm_core.latents import LatentDecoder, Latents, latent_shape, run
 from scm_core.losses.consistency import NORMS
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
@@ -53,9 +54,20 @@ CHOICES = {
     "student.tangent": TANGENTS,
     "student.norm": NORMS,
 }
-POSITIVE = (
+AT_LEAST_1 = (
+    *("max_steps", *(f"{stage}.max_steps" for stage in STAGES), "data.batch_size"),
     *("student.midtraining.points", "student.midtraining.solver_steps", "student.score.draws"),
-    *("trainer.accumulate", "trainer.preview_every", "trainer.log_every"),
+    *("trainer.accumulate", "trainer.checkpoint_every", "trainer.preview_every"),
+    *("trainer.log_every", "limits.pixels", "limits.frames", "limits.bytes"),
+)
+AT_LEAST_0 = (
+    *("data.workers", *(f"{stage}.lr_warmup" for stage in STAGES), "student.tangent_warmup"),
+    *("student.consistency", "student.midtraining.steps", "student.score.weight"),
+)
+ABOVE_0 = (
+    *(f"{stage}.lr" for stage in STAGES),
+    *("student.midtraining.lr", "student.score.lr", "student.c", "limits.seconds"),
+    *("teacher.P_std", "student.P_std", "student.score.P_std", "trainer.gradient_clip"),
 )
 PREVIEW_SAMPLES = 40
 
@@ -64,9 +76,10 @@ def main(arguments: list[str]) -> None:
     """Run the stages that the configuration asks for, in the run directory `out`."""
     spec, settings = config.load(arguments)
     check(settings)
-    run = Run(spec, settings)
-    for stage in run.stages:
-        run.train(stage)
+    with Lock(Path(settings.out)) as lock:
+        run = Run(spec, settings, lock)
+        for stage in run.stages:
+            run.train(stage)
 
 
 def check(settings: DictConfig) -> None:
@@ -74,9 +87,15 @@ def check(settings: DictConfig) -> None:
     for key, known in CHOICES.items():
         if (value := OmegaConf.select(settings, key)) not in known:
             raise UserError(f"{key}={value} is none of {', '.join(known)}")
-    for key in POSITIVE:
-        if (value := OmegaConf.select(settings, key)) < 1:
-            raise UserError(f"{key}={value} must be at least 1")
+    for keys, fits, what in (
+        (AT_LEAST_1, lambda value: value >= 1, "at least 1"),
+        (AT_LEAST_0, lambda value: value >= 0, "at least 0"),
+        (ABOVE_0, lambda value: 0 < value < math.inf, "a number above 0"),
+    ):
+        for key in keys:
+            value = OmegaConf.select(settings, key)
+            if value is not None and not fits(value):
+                raise UserError(f"{key}={value} must be {what}")
     for name in STAGES:
         if (ema := OmegaConf.select(settings, f"{name}.ema")) is not None:
             try:
@@ -104,10 +123,13 @@ def check(settings: DictConfig) -> None:
 class Run:
     """One run directory: configuration, checkpoints, exported weights, logs and previews."""
 
-    def __init__(self, spec: ModalitySpec, settings: DictConfig) -> None:
+    def __init__(self, spec: ModalitySpec, settings: DictConfig, lock: Lock) -> None:
         self.spec, self.settings = spec, settings
-        self.folder = Path(settings.out)
-        seed_everything(settings.seed, verbose=False)
+        self.folder, self.lock = lock.folder, lock
+        if self.folder.exists():  # a new one is not made before all is known to fit
+            self._hold()
+        self.seed = generate.fold(settings.seed)
+        seed_everything(self.seed, verbose=False)
         self.data: DataModule = spec.build_data(settings)
         self.data.setup()
         self.decoder: Decoder = spec.build_decoder(settings, self.data.statistics)
@@ -219,7 +241,7 @@ class Run:
         options = self.settings.trainer
         callbacks = [
             averaging,
-            Seeding(name, self.settings.seed),
+            Seeding(name, self.seed),
             guard,
             Saving(options.checkpoint_every, guard),
             Logging(options.log_every),
@@ -238,7 +260,7 @@ class Run:
         strategy = options.strategy
         if strategy == "fsdp":  # the second, whose shards Dual goes through; whole checkpoints
             strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
-        return Trainer(
+        return _lightning(
             accelerator=options.accelerator,
             **parallel.devices(options.devices),
             strategy=strategy,
@@ -288,8 +310,14 @@ class Run:
         return media
 
     @rank_zero_only
+    def _hold(self) -> None:
+        """Have the folder for all processes of this run; UserError where another run has it."""
+        self.lock.take()
+
+    @rank_zero_only
     def _claim_folder(self) -> None:
         """Write config.yaml and data.json, or refuse a folder that holds another run."""
+        self._hold()
         saved = self.folder / "config.yaml"
         described = json.dumps(
             {
@@ -348,6 +376,14 @@ def _resumable(last: Path, stage: Stage) -> Path | None:
             "out=, or delete it to start the stage over"
         )
     return last
+
+
+def _lightning(**options: Any) -> Trainer:
+    """Lightning's Trainer; UserError for what it will not have."""
+    try:
+        return Trainer(**options)
+    except Exception as error:  # which it says in many ways
+        raise UserError(f"trainer.*: {first_line(error)}") from error
 
 
 def _duration(text: str) -> datetime.timedelta:

@@ -95,3 +95,27 @@ def test_files_are_read_by_whom_the_umask_says(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
+def test_a_folder_is_one_process_s_and_free_again_when_it_dies(tmp_path):
+    code = "import sys; from pathlib import Path; from scm_core.files import Lock\n"
+    code += "with Lock(Path(sys.argv[1])) as lock: lock.take(); print(flush=True); input()"
+    line = [sys.executable, "-c", code, tmp_path / "run"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with files.Lock(tmp_path / "run") as lock, pytest.raises(UserError) as caught:
+            lock.take()
+        assert f"is in use by process {other.pid} on " in str(caught.value)
+        other.kill()
+    with files.Lock(tmp_path / "run") as lock:
+        lock.take()
+        lock.take()  # it has it already
+
+
+def test_a_file_system_without_locks_is_gone_on_with(tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "lockf", lockf)
+    with files.Lock(tmp_path / "run") as lock:
+        lock.take()

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scm_core import cli, evaluate, sample, train
 
 SMOKE = ["modality=image", "preset=smoke"]
+NO_DATA = ["data.root=/no/such/folder"]  # what is refused is refused before they are looked for
 STAGES = ("teacher", "student")
 COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
 
@@ -206,8 +207,14 @@ def test_teacher_samples_by_any_sampler(run, trained, tmp_path):
         (["modality=image", "student.norm=L2"], "student.norm=L2 is none of l2, rms"),
         (["modality=image", "student.ema=0.3"], "must lie between 0 and 0.289"),
         (["modality=image", "trainer.log_every=0"], "trainer.log_every=0 must be at least 1"),
+        ([*SMOKE, *NO_DATA, "trainer.checkpoint_every=-1"], "checkpoint_every=-1 must be at least"),
+        ([*SMOKE, *NO_DATA, "max_steps=0"], "max_steps=0 must be at least 1"),
+        ([*SMOKE, *NO_DATA, "student.lr_warmup=-1"], "student.lr_warmup=-1 must be at least 0"),
+        ([*SMOKE, *NO_DATA, "teacher.lr=nan"], "teacher.lr=nan must be a number above 0"),
+        ([*SMOKE, *NO_DATA, "limits.frames=0"], "limits.frames=0 must be at least 1"),
+        ([*SMOKE, "trainer.devices=0"], "trainer.*: "),
         (["modality=image", "student.score.rollouts=[]"], "student.score.rollouts=[] must be"),
-        ([*SMOKE, "data.workers=-1"], "data.workers=-1 must be at least 0"),
+        ([*SMOKE, *NO_DATA, "data.workers=-1"], "data.workers=-1 must be at least 0"),
         ([*SMOKE, "student.consistency=0", "student.score.weight=0"], "leaves no loss"),
     ],
 )
@@ -215,6 +222,15 @@ def test_train_says_what_is_wrong(run, words, sentence, tmp_path, fashion_root):
     if not any(word.startswith("data.root") for word in words):
         words = [*words, f"data.root={fashion_root}"]
     assert sentence in run("train", *words, f"out={tmp_path}/run", ok=False)
+
+
+def test_any_integer_is_a_seed(tmp_path):
+    words = ["modality=toy_plugin:SPEC", "preset=cpu", "stage=teacher", "max_steps=1"]
+    words += ["trainer.accelerator=cpu"]
+    for seed in (-1, 1 << 32, 10**30):
+        train.main([*words, f"seed={seed}", f"out={tmp_path}/{seed}"])
+    weights = [load_file(path) for path in tmp_path.glob("*/teacher.safetensors")]
+    assert len({tuple(float(w.float().sum()) for w in each.values()) for each in weights}) == 3
 
 
 def test_another_backbone_does_not_overwrite_a_run(run, trained, fashion_root):
