@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scm_core.data import channelwise
 from scm_core.errors import UserError, first_line
 from scm_core.modality import SIGMA_DATA
+from scm_core.words import place
 
 NEEDS = "decoder.pretrained needs the package diffusers: pip install 'scm-core[diffusers]'"
 
@@ -21,7 +22,7 @@ class PretrainedConfig:
     """``pretrained``: an autoencoder's name on the hub, as OWNER/NAME or OWNER/NAME/SUBFOLDER, or
     its folder. Samples are then its latents; without one they are the pixels."""
 
-    pretrained: str | None = None
+    pretrained: str | None = place()
 
 
 class Pretrained(nn.Module):

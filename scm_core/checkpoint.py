@@ -140,9 +140,9 @@ def load(
     path: str | Path,
     modality: str | None = None,
     device: torch.device | str = "cpu",
-    decoder: dict[str, Any] | DictConfig | None = None,
+    decoder: configuration.Words | None = None,
 ) -> Checkpoint:
-    """Read an exported checkpoint onto a device; `decoder` replaces keys of that section.
+    """Read an exported checkpoint onto a device; words of the section `decoder` replace its own.
 
     Raises UserError for a missing or unreadable file, one of another modality than `modality`, and
     weights that do not fit the backbone its configuration describes. A modality that is not
@@ -171,16 +171,13 @@ def _built(
     described: dict[str, Any],
     weights: dict[str, Tensor],
     device: torch.device | str,
-    decoder: dict[str, Any] | DictConfig | None,
+    decoder: configuration.Words | None,
 ) -> Checkpoint:
     stated = {k: v for k, v in described["config"].items() if k not in OF_THE_RUN}
     base = configuration.defaults(spec)
     config = configuration.merge(base, (str(path), OmegaConf.create(stated)))
     config.modality = described["modality"]
-    if decoder:
-        config = configuration.merge(
-            config, ("command line", OmegaConf.create({"decoder": decoder}))
-        )
+    config = configuration.merge(config, ("command line", decoder or {}))
     shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
     weights, of_autoencoder = split(weights)
     backbone = _network(lambda: spec.build_backbone(config, shape, condition), weights, path)

@@ -7,6 +7,7 @@ dataclass from `Config` and adds the sections `data`, `backbone` and whatever el
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from scm_core import modality as modalities
 from scm_core.errors import UserError, first_line
 from scm_core.limits import Limits
+from scm_core.words import Words, parse, place, places, typed, word
+from scm_core.words import section as section  # for commands, beside the others
 
 
 @dataclass
@@ -125,9 +128,9 @@ class Config:
     """The keys every modality shares; a run lives in the folder `out`."""
 
     modality: str = MISSING
-    preset: str | None = None
+    preset: str | None = place()
     stage: str | None = None
-    out: str | None = None
+    out: str | None = place()
     seed: int = 0
     max_steps: int | None = None
     max_time: str | None = None
@@ -137,35 +140,17 @@ class Config:
     limits: Limits = field(default_factory=Limits)
 
 
-def parse(arguments: list[str]) -> DictConfig:
-    """`key=value` words as a configuration."""
-    for word in arguments:
-        if "=" not in word:
-            raise UserError(f"{word!r} is not key=value; --help lists the keys")
-        if "???" in word:  # which OmegaConf takes for a value that is still to come
-            raise UserError(f"{word!r} gives no value")
-    try:
-        words = OmegaConf.from_dotlist(arguments)
-    except Exception as error:  # the YAML parser's own errors for a malformed value
-        raise UserError(f"cannot read {' '.join(arguments)}: {first_line(error)}") from error
-    return words
-
-
-def word(command: DictConfig, key: str) -> str | None:
-    """The value of a word that decides what the others mean, if it is given."""
-    try:
-        value = command.get(key)
-    except OmegaConfBaseException as error:
-        raise UserError(f"command line: {key}: {first_line(error)}") from error
-    return None if value is None else str(value)
-
-
-def merge(base: DictConfig, *layers: tuple[str, DictConfig]) -> DictConfig:
+def merge(base: DictConfig, *layers: tuple[str, DictConfig | Words]) -> DictConfig:
     """`base` with named layers on top; UserError names the layer, the key and the nearest key."""
     for source, layer in layers:
         try:
-            base = OmegaConf.merge(base, layer)
+            schema = OmegaConf.get_type(base)
+            read = layer if isinstance(layer, DictConfig) else typed(layer, schema)
+            base = OmegaConf.merge(base, read)
             OmegaConf.to_container(base, resolve=True)  # interpolations that lead nowhere
+            for key in places(schema):
+                if str(value := OmegaConf.select(base, key)).startswith("~"):
+                    OmegaConf.update(base, key, os.path.expanduser(value))
         except ConfigKeyError as error:
             key = error.full_key or str(error.key)
             raise UserError(f"{source}: no key {key}; {nearest(key, keys(base))}") from error
@@ -185,7 +170,7 @@ def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
     return spec, finish(spec, command)
 
 
-def finish(spec: modalities.ModalitySpec, command: DictConfig) -> DictConfig:
+def finish(spec: modalities.ModalitySpec, command: Words) -> DictConfig:
     """The configuration of a modality under the command line's words, preset and `out` named."""
     preset = word(command, "preset") or default_preset()
     config = merge(
@@ -234,14 +219,6 @@ def keys(config: DictConfig, prefix: str = "") -> list[str]:
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             found += keys(config[key], f"{name}.")
     return found
-
-
-def section(command: DictConfig, key: str) -> Any:
-    """A section's words, taken out of the command's; an empty one where there are none."""
-    try:
-        return command.pop(key, {})
-    except OmegaConfBaseException as error:
-        raise UserError(f"command line: {key}: {first_line(error)}") from error
 
 
 def nearest(key: str, known: list[str]) -> str:

@@ -31,7 +31,7 @@ class DemoConfig:
     """What the page shows, and where it is."""
 
     modality: Any = None
-    checkpoint: str | None = None
+    checkpoint: str | None = config.place()
     port: int = 7860
     host: str = "127.0.0.1"
 

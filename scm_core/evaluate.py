@@ -44,15 +44,15 @@ REAL, DECODED = "real test set", "real test set, decoded"
 class EvaluateConfig:
     """What to evaluate, how thoroughly, and where to write it."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = config.place()
     modality: str | None = None
-    teacher: str | None = None
+    teacher: str | None = config.place()
     preset: str | None = None
     n: int | None = None
     batch_size: int = 128
     seed: int = 0
     features: str | None = None
-    out: str | None = None
+    out: str | None = config.place()
 
 
 def main(arguments: list[str]) -> None:
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
 def evaluate(arguments: list[str], first: bool) -> None:
     """The command, in one of the processes that share the drawing; only the `first` writes."""
     words = config.parse(arguments)
-    of_data = OmegaConf.create({key: config.section(words, key) for key in ("data", "limits")})
+    of_data = config.section(words, "data") | config.section(words, "limits")
     decoder = config.section(words, "decoder")
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", words))
     preset = _preset(settings)

@@ -42,11 +42,11 @@ Run = Callable[[Tensor, Condition], Tensor]
 class ExportConfig:
     """What to export, how, and where to."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = config.place()
     modality: str | None = None
     format: str = "onnx"
     steps: int = STEPS
-    out: str | None = None
+    out: str | None = config.place()
 
 
 class Student(nn.Module):

@@ -37,9 +37,9 @@ NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 class ShareConfig:
     """What to share, and where to put it."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = config.place()
     modality: str | None = None
-    out: str | None = None
+    out: str | None = config.place()
     bits: int = 16
     licence: str | None = None
     repository: str | None = None

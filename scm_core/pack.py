@@ -29,8 +29,8 @@ from scm_core.folders import walk
 class PackConfig:
     """What to pack, and where to put it."""
 
-    root: str | None = None
-    out: str | None = None
+    root: str | None = config.place()
+    out: str | None = config.place()
     megabytes: int = 1000
 
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("pack which folder into which? give root=FOLDER out=FOLDER")
     if settings.megabytes < 1:
         raise UserError(f"megabytes={settings.megabytes} must be at least 1")
-    root, out = Path(settings.root).expanduser(), Path(settings.out).expanduser()
+    root, out = Path(settings.root), Path(settings.out)
     if not root.is_dir():
         raise UserError(f"root={root} is not a folder")
     if out.resolve().is_relative_to(root.resolve()):

@@ -43,15 +43,15 @@ SAMPLER, TEACHER_STEPS = "dpm", 32
 class SignConfig:
     """PEM files: a certificate, with those between it and its CA behind it, and its key."""
 
-    certificate: str | None = None
-    key: str | None = None
+    certificate: str | None = config.place()
+    key: str | None = config.place()
 
 
 @dataclass
 class SampleConfig:
     """What to draw, and where to; the condition's own names come on top."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = config.place()
     modality: str | None = None
     steps: int | None = None
     sampler: str | None = None
@@ -69,10 +69,7 @@ def main(arguments: list[str]) -> None:
     decoder = config.section(words, "decoder")
     where = (config.word(words, key) for key in ("checkpoint", "modality"))
     model = open_checkpoint(*where, decoder)
-    # As written: YAML would read a class called yes as true.
-    written = dict(word.split("=", 1) for word in arguments)
-    asked = {key: written[key] for key in words if key in model.condition}
-    words = OmegaConf.masked_copy(words, [key for key in words if key not in asked])
+    asked = {key: words.pop(key) for key in list(words) if key in model.condition}
     known = OmegaConf.structured(SampleConfig)
     try:
         settings = config.merge(known, ("command line", words))
@@ -101,13 +98,16 @@ def main(arguments: list[str]) -> None:
 
 
 def open_checkpoint(
-    path: str | None, modality: str | None, decoder: Any = None, device: str | None = None
+    path: str | None,
+    modality: str | None,
+    decoder: config.Words | None = None,
+    device: str | None = None,
 ) -> checkpoint.Checkpoint:
     """The named checkpoint, else the student of the modality, on that or else the best device.
 
     That is the shipped one, or else the one trained last below `runs` in the working directory.
 
-    `decoder` are keys of the modality's section `decoder` that replace what it was trained with.
+    `decoder` are words of the modality's section `decoder`, which replace what it was trained with.
     """
     device = device or parallel.device()
     if path:

@@ -36,7 +36,7 @@ NEEDS = "the server needs LitServe: pip install 'scm-core[serve]'"
 class ServeConfig:
     """What to serve, where, and how much of it at a time."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = config.place()
     modality: Any = None
     host: str = HOSTS[0]
     port: int = 8000
@@ -49,7 +49,7 @@ class ServeConfig:
 def main(arguments: list[str]) -> None:
     """Open what the words name, and serve it until Ctrl-C or SIGTERM."""
     words = config.parse(arguments)
-    decoder = config.plain(OmegaConf.create(config.section(words, "decoder")))
+    decoder = config.section(words, "decoder")
     settings = config.merge(OmegaConf.structured(ServeConfig), ("command line", words))
     check(settings)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -134,7 +135,7 @@ def _certificates(path: str) -> tuple[Any, bytes]:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return Path(os.path.expanduser(path)).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 

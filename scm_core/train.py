@@ -96,6 +96,13 @@ def check(settings: DictConfig) -> None:
             value = OmegaConf.select(settings, key)
             if value is not None and not fits(value):
                 raise UserError(f"{key}={value} must be {what}")
+    if settings.stage not in (None, *STAGES):
+        raise UserError(f"stage={settings.stage} is none of {', '.join(STAGES)}")
+    if settings.stage == "student" and not (Path(settings.out) / "student.safetensors").exists():
+        _trained(Path(settings.out), "teacher")
+    if settings.max_time is not None:
+        _duration(settings.max_time)
+    trainer_of(settings.trainer, logger=False, enable_checkpointing=False)
     for name in STAGES:
         if (ema := OmegaConf.select(settings, f"{name}.ema")) is not None:
             try:
@@ -208,9 +215,7 @@ class Run:
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
         if not self.pretrained:
-            weights = self.folder / "decoder.safetensors"
-            if not weights.exists():
-                raise UserError(f"no decoder at {weights}: train it first, by stage=decoder")
+            weights = _trained(self.folder, "decoder")
             self.autoencoder = self._autoencoder()  # the one in training may be sharded by now
             checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
         self.data = Latents(self.data, self.autoencoder, self.settings.data.batch_size)
@@ -225,9 +230,7 @@ class Run:
         backbone = self.spec.build_backbone(self.settings, shape, schema)
         if name == "teacher":
             return Teacher(backbone, schema, self.settings.teacher)
-        weights = self.folder / "teacher.safetensors"
-        if not weights.exists():
-            raise UserError(f"no teacher at {weights}: train it first, by stage=teacher")
+        weights = _trained(self.folder, "teacher")
         of_backbone, _ = checkpoint.split(checkpoint.read(weights)[1])
         checkpoint.load_weights(backbone, of_backbone, weights)
         teacher: nn.Module | None = None
@@ -257,26 +260,15 @@ class Run:
         ]
         if self.settings.max_time:
             callbacks.append(Timer(_duration(self.settings.max_time), verbose=False))
-        strategy = options.strategy
-        if strategy == "fsdp":  # the second, whose shards Dual goes through; whole checkpoints
-            strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
-        return _lightning(
-            accelerator=options.accelerator,
-            **parallel.devices(options.devices),
-            strategy=strategy,
-            precision=config.precision(options.precision, options.accelerator),
-            benchmark=True,  # batches have one shape: cuDNN may look for its fastest kernels
+        return trainer_of(
+            options,
             max_steps=steps,
-            accumulate_grad_batches=options.accumulate,
-            gradient_clip_val=options.gradient_clip,
             callbacks=callbacks,
             plugins=WholeCheckpoints(),
             enable_checkpointing=False,  # by Lightning's own callback
             default_root_dir=self.folder,  # where it looks for what it saves under SLURM
             logger=TensorBoardLogger(self.folder, name="logs", version=name),
             limit_val_batches=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
         )
 
     def _drawer(self, name: str) -> Callable[[nn.Module], Any]:
@@ -334,7 +326,7 @@ class Run:
                         f"{self.folder} holds a run with another {key}: choose another out="
                     )
         self._claim("data.json", described, "on other data")
-        write_text(saved, OmegaConf.to_yaml(self.settings))
+        write_text(saved, OmegaConf.to_yaml(self.settings, resolve=True))
 
     @rank_zero_only
     def _claim(self, name: str, described: str, other: str) -> None:
@@ -342,6 +334,28 @@ class Run:
         if path.exists() and path.read_text() != described:
             raise UserError(f"{self.folder} holds a run {other}: choose another out=")
         write_text(path, described)
+
+
+def trainer_of(options: Any, **more: Any) -> Trainer:
+    """Lightning's Trainer by the section `trainer`; UserError for what Lightning refuses."""
+    strategy = options.strategy
+    try:
+        if strategy == "fsdp":  # the second, whose shards Dual goes through; whole checkpoints
+            strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
+        return Trainer(
+            accelerator=options.accelerator,
+            **parallel.devices(options.devices),
+            strategy=strategy,
+            precision=config.precision(options.precision, options.accelerator),
+            benchmark=True,  # batches have one shape: cuDNN may look for its fastest kernels
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.gradient_clip,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **more,
+        )
+    except Exception as error:  # of many kinds
+        raise UserError(f"trainer.*: {first_line(error)}") from error
 
 
 def compiled(network: nn.Module, methods: Iterable[str]) -> None:
@@ -378,12 +392,12 @@ def _resumable(last: Path, stage: Stage) -> Path | None:
     return last
 
 
-def _lightning(**options: Any) -> Trainer:
-    """Lightning's Trainer; UserError for what it will not have."""
-    try:
-        return Trainer(**options)
-    except Exception as error:  # which it says in many ways
-        raise UserError(f"trainer.*: {first_line(error)}") from error
+def _trained(folder: Path, stage: str) -> Path:
+    """What a stage has exported into a run directory; UserError where it has not."""
+    weights = folder / f"{stage}.safetensors"
+    if not weights.exists():
+        raise UserError(f"no {stage} at {weights}: train it first, by stage={stage}")
+    return weights
 
 
 def _duration(text: str) -> datetime.timedelta:

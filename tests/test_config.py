@@ -1,7 +1,9 @@
 """Configuration: the order of layers and the sentence for every mistake."""
 
 import pytest
+from omegaconf import OmegaConf
 
+from modalities.image.data import ImageDataModule
 from scm_core import UserError, config
 
 
@@ -61,3 +63,74 @@ def test_a_broken_preset_names_its_file(tmp_path):
 def test_plain_containers_only():
     plain = config.plain(load())
     assert type(plain) is dict and type(plain["teacher"]) is dict
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("max_time=10:00:00", "max_time", "10:00:00"),
+        ("out=20261126_0900", "out", "20261126_0900"),
+        ("out=3.10", "out", "3.10"),
+        ("out=1e5", "out", "1e5"),
+        ("out=yes", "out", "yes"),
+        ("out=none", "out", "none"),
+        ("data.root=my #2", "data.root", "my #2"),
+        ("data.root=a: b", "data.root", "a: b"),
+        ("data.root='quoted'", "data.root", "'quoted'"),
+        ("data.root=[0]", "data.root", "[0]"),
+        ("data.root=a=b", "data.root", "a=b"),
+        ("data.root=null", "data.root", None),
+        ("data.root=", "data.root", None),
+        ("data.root=~/pictures", "data.root", "/home/somebody/pictures"),
+        ("out=~/run", "out", "/home/somebody/run"),
+        ("data.root=${oc.env:HOME}/x", "data.root", "/home/somebody/x"),
+        ("trainer.precision=32", "trainer.precision", "32"),
+        ("seed=010", "seed", 10),
+        ("seed=1_000", "seed", 1000),
+        ("teacher.lr=1e-4", "teacher.lr", 1e-4),
+        ("data.size=null", "data.size", None),
+        ("data.flip=yes", "data.flip", True),
+        ("student.score.rollouts=[1,08]", "student.score.rollouts", [1, 8]),
+        ("backbone.options.channels=[32,64]", "backbone.options.channels", [32, 64]),
+        ("backbone.options={blocks: 2}", "backbone.options", {"blocks": 2}),
+    ],
+)
+def test_a_word_is_what_its_key_says(monkeypatch, word, key, value):
+    """Texts stand as they are written, numbers are decimal, lists and sections are YAML."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert OmegaConf.select(load(word), key) == value
+
+
+def test_a_word_of_the_wrong_type_is_refused():
+    for word in ("seed=1:00", "seed=1.5", "data.flip=maybe", "data.size=[1]"):
+        with pytest.raises(UserError, match=word.split("=")[0]):
+            load(word)
+
+
+def test_every_command_takes_texts_as_they_stand(tmp_path, refused, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"no checkpoint at {tmp_path}/my #2:" in refused("sample", "checkpoint=~/my #2")
+    assert "no checkpoint at 3.10:" in refused("hub", "checkpoint=3.10", "out=1e5")
+    assert "no checkpoint at 1_0:" in refused("evaluate", "checkpoint=1_0", "data.root=a: b")
+    assert f"root={tmp_path}/a: b is not" in refused("pack", "root=~/a: b", "out=yes")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["max_time=soon"], "max_time=soon is not DD:HH:MM:SS"),
+        (["stage=studnet"], "stage=studnet is none of"),
+        (["stage=student"], "no teacher at"),
+        (["max_steps=0"], "max_steps=0 must be at least 1"),
+        (["trainer.strategy=dpp"], "strategy='dpp'"),
+        (["trainer.precision=17"], "17"),
+        (["trainer.accelerator=gpuu"], "gpuu"),
+        (["trainer.devices=none"], "devices"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_data_are_read(
+    refused, monkeypatch, tmp_path, words, sentence
+):
+    monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("the data were read"))
+    said = refused("train", "modality=image", "preset=smoke", *words, f"out={tmp_path}")
+    assert sentence in said

@@ -23,6 +23,7 @@ from scm_core.errors import UserError
 from scm_core.limits import Limits
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.prepared import Joined
+from scm_core.words import place
 
 NAMES = ("notes", "folder", "speech_commands")
 
@@ -39,11 +40,11 @@ class AudioData:
     """
 
     name: str = "notes"
-    root: str | None = None
+    root: str | None = place()
     batch_size: int = 128
     workers: int = 0
     frames: int = 64
-    font: str | None = None
+    font: str | None = place()
     pitch_low: int = 48
     pitch_high: int = 84
     velocities: int = 3

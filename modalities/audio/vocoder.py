@@ -16,6 +16,7 @@ from modalities.audio.mel import MelSettings, filterbank
 from modalities.audio.packages import packaged
 from scm_core import config as configuration
 from scm_core.errors import UserError
+from scm_core.words import place
 
 VOCODERS = ("auto", "griffin_lim", "hifigan")
 # What HiFi-GAN's config.json calls each of the mel settings.
@@ -40,7 +41,7 @@ class DecoderConfig:
     """
 
     vocoder: str = "griffin_lim"
-    weights: str | None = None
+    weights: str | None = place()
     iterations: int = 32
 
 

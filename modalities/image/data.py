@@ -20,6 +20,7 @@ from scm_core.errors import UserError
 from scm_core.limits import Limits
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.parallel import shared
+from scm_core.words import place
 
 GRID = 2  # dimensions of an image
 NAMES = ("fashion_mnist", "cifar10", "folder")
@@ -35,7 +36,7 @@ class ImageData:
     """
 
     name: str = "fashion_mnist"
-    root: str | None = None
+    root: str | None = place()
     batch_size: int = 128
     workers: int = 0
     size: int | None = None

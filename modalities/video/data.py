@@ -18,6 +18,7 @@ from scm_core.conditioning import Condition, Schema
 from scm_core.data import in_random_order, loader
 from scm_core.errors import UserError
 from scm_core.limits import Limits
+from scm_core.words import place
 
 READERS = {"folder": read_folder, "ucf101": read_ucf101}
 NAMES = ("sprites", *READERS)
@@ -36,7 +37,7 @@ class VideoData:
     """
 
     name: str = "sprites"
-    root: str | None = None
+    root: str | None = place()
     batch_size: int = 128
     workers: int = 0
     frames: int = 16

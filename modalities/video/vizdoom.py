@@ -50,7 +50,7 @@ SEEDS = 1 << 32  # of the game
 class RecordConfig:
     """What to record, and where to."""
 
-    out: str | None = None
+    out: str | None = config.place()
     clips: int = 3000
     frames: int = 16
     size: int = 64
