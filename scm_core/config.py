@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from scm_core.errors import UserError, first_line
 from scm_core.limits import Limits
 from scm_core.words import Words, parse, place, places, typed, word
 from scm_core.words import section as section  # for commands, beside the others
+
+LOOKED_UP = re.compile(r"\$\{(?!\.*\w[\w.]*\})")  # ${...} of more than another key's name
 
 
 @dataclass
@@ -254,12 +257,18 @@ def _preset_file(spec: modalities.ModalitySpec, preset: str) -> Path:
 def read_yaml(path: Path) -> DictConfig:
     """A YAML file as a configuration; UserError where it is none.
 
-    Aliases are refused: a few of them in each other make a file of billions of values.
+    Aliases are refused: a few of them in each other make a file of billions of values. So is what
+    would look up anything but another key, such as an environment variable: that the command line
+    may do alone.
     """
     try:
         text = path.read_text()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("it has aliases (*), which are not read")
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it has aliases (*), which are not read")
+            if isinstance(event, yaml.ScalarEvent) and LOOKED_UP.search(event.value):
+                where = event.start_mark.line + 1
+                raise ValueError(f"${{...}} in line {where} is not another key: write the value")
         if not isinstance(found := OmegaConf.create(text), DictConfig):
             raise ValueError("it is a list, not keys with values")
         return found

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import described, pickled, stated, torch_file
+from hostile import SHIPPED, described, pickled, stated, torch_file
 from omegaconf import OmegaConf
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -17,6 +18,7 @@ from scm_core import (
     cache,
     checkpoint,
     classifier,
+    config,
 )
 from scm_core.errors import UserError
 from scm_core.limits import Limits
@@ -141,6 +143,39 @@ def test_a_configuration_with_a_payload(refused, tmp_path, mark, text):
     assert "!!python" in refused("train", "modality=image", word)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {root: '${oc.env:SECRET}'}",
+        "data: {root: '${oc.env:SECRET,none}'}",
+        'data: {root: "$\\x7boc.env:SECRET}"}',
+        "data: {root: '${oc.decode:${oc.env:SECRET}}'}",
+        "data: {root: '${.name}${oc.env:${.name}}', name: SECRET}",
+        r"data: {root: '\${oc.env:SECRET}'}",
+        "data: {root: '${ oc.env:SECRET }'}",
+    ],
+)
+def test_no_file_looks_up_the_environment(refused, tmp_path, monkeypatch, fashion_root, text):
+    """Not a preset, nor the config.yaml of a run directory."""
+    monkeypatch.setenv("SECRET", fashion_root)
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(text)
+    said = refused("train", "modality=image", f"preset={preset}", "stage=student")
+    assert "is not another key" in said and fashion_root not in said
+    (tmp_path / "config.yaml").write_text(text)
+    words = ["modality=image", "preset=smoke", f"data.root={fashion_root}", f"out={tmp_path}"]
+    assert "config.yaml" in refused("train", *words)
+
+
+def test_keys_may_name_each_other_and_words_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOMEWHERE", "/data")
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("teacher: {lr: 0.5}\nstudent: {lr: '${teacher.lr}'}")
+    words = ["modality=image", f"preset={preset}", "data.root=${oc.env:SOMEWHERE}"]
+    settings = config.load(words)[1]
+    assert (settings.student.lr, settings.data.root) == (0.5, "/data")
+
+
 def test_caches_with_a_payload_are_made_again(tmp_path, mark):
     made = {"x": torch.ones(2)}
     torch_file(mark, cache.place(tmp_path, "kept"))
@@ -205,6 +240,17 @@ def test_a_checkpoint_that_states_nonsense(refused, tmp_path, metadata, sentence
     path = described(tmp_path / "student.safetensors", **metadata)
     said = refused("sample", f"checkpoint={path}", f"out={tmp_path}/out")
     assert any(part in said for part in sentence.split("|")), said
+
+
+def test_a_checkpoint_hides_no_lookup_behind_escapes(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "x")
+    hiding = {**stated("config"), "data": {"root": "${oc.env:SECRET}"}}
+    text = json.dumps(hiding).replace("${", "$\\u007b")
+    with safe_open(SHIPPED, "pt") as file:
+        metadata = {**file.metadata(), "config": text}
+    save_file(load_file(SHIPPED), tmp_path / "student.safetensors", metadata)
+    said = refused("sample", f"checkpoint={tmp_path}/student.safetensors")
+    assert "which is not looked up" in said
 
 
 def test_metadata_nested_without_end(refused, tmp_path):
