@@ -57,10 +57,12 @@ def picture(path: File, limits: Limits) -> Iterator[Any]:
 
     Raises ValueError beyond a limit, and whatever Pillow raises for a damaged file.
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     limits.check(bytes=path.stat().st_size)
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.pixels)
+    # Colour profiles and texts of a megabyte are honest; all of a file's are bounded in any case.
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
     with path.open("rb") as file:
         try:
             opened = Image.open(file, formats=PICTURES)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from images import everything, prepared, raw
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from modalities.image import folder
 from modalities.image.decoder import ImageDecoder
@@ -155,3 +157,70 @@ def test_a_folder_too_large_for_memory_gives_the_same_batches(tree, monkeypatch)
     assert isinstance(decoded.test_set.split.images, folder.Files)
     assert decoded.statistics == kept.statistics
     assert torch.equal(*(everything(data.val_dataloader())[0] for data in (kept, decoded)))
+
+
+def exif(*tags: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF of (tag, type, count, 4 bytes) each."""
+    entries = b"".join(struct.pack(">HHI4s", *tag) for tag in tags)
+    return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(tags)) + entries + bytes(4)
+
+
+TURNED = (0x0112, 3, 1, b"\0\3\0\0")  # upside down
+
+
+@pytest.mark.filterwarnings("ignore:(Truncated|Corrupt)")
+@pytest.mark.parametrize(
+    ("content", "turned"),
+    [
+        (exif(TURNED, (0x0128, 2, 4, b"inch"), (0x0213, 2, 4, b"abc\0")), True),
+        (exif((0x011A, 2, 4, b"72\0\0"), TURNED), True),
+        (exif((0x0112, 5, 1, struct.pack(">I", 26))) + struct.pack(">II", 3, 1), True),
+        (exif((0x0112, 2, 4, b"down")), False),
+        (exif((0x0112, 2, 99_999, b"\xff\xff\xff\0")), False),
+        (exif(TURNED)[:18], False),
+        (b"Exif\0\0MM", False),
+        (b"Exif\0\0" + b"\xff" * 50, False),
+    ],
+    ids=["units", "resolution", "rational", "text", "far text", "cut", "short", "noise"],
+)
+def test_odd_exif_costs_no_picture(tmp_path, content, turned):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 250
+    for suffix in ("jpg", "png", "webp"):
+        Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=content)
+        decoded = folder.decode_file(tmp_path / f"a.{suffix}", None, 3).float()
+        assert (decoded[:, 12:].mean() > 200) == turned and (decoded[:, :4].mean() > 200) != turned
+
+
+@pytest.mark.parametrize("size", [9, 40])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
+def test_what_is_transparent_lends_no_colour(tmp_path, size, kind):
+    """A disc with soft edges over transparent black, which stays of one colour wherever it is."""
+    y, x = np.mgrid[-1:1:24j, -1:1:24j]
+    alpha = ((1 - np.hypot(x, y)) * 512).clip(0, 255).astype(np.uint8)
+    if kind == "P":
+        alpha = 255 * (alpha > 127).astype(np.uint8)
+    colour = (200, 200, 200) if kind == "LA" else (200, 40, 0)
+    picture = np.dstack([np.where(alpha, level, 0).astype(np.uint8) for level in colour] + [alpha])
+    image = Image.fromarray(picture)
+    image = image.quantize(2) if kind == "P" else image.convert(kind)
+    image.save(tmp_path / "a.png")
+    decoded = folder.decode_file(tmp_path / "a.png", size, 4)
+    assert decoded.shape == (4, size, size) and decoded[3, size // 2, size // 2] == 255
+    assert 0 < (decoded[3] > 0).sum() < size * size
+    seen = decoded[:3, decoded[3] > 0].int()
+    assert (seen - torch.tensor(colour)[:, None]).abs().max() <= 1
+    white = folder.decode_file(tmp_path / "a.png", size, 3).float()
+    opacity = decoded[3] / 255
+    expected = decoded[:3] * opacity + 255 * (1 - opacity)
+    assert (white - expected).abs().max() < 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_large_colour_profile_costs_no_picture(tmp_path, suffix):
+    path, info = tmp_path / f"a.{suffix}", PngInfo()
+    info.add_text("Comment", "x" * 2_000_000, zip=True)
+    info.add_itxt("Description", "y" * 2_000_000, zip=True)
+    texts = {"pnginfo": info} if suffix == "png" else {}
+    Image.new("RGB", (8, 8), "red").save(path, icc_profile=bytes(2_000_000), **texts)
+    assert folder.decode_file(path, None, 3).float().mean((1, 2))[0] > 250

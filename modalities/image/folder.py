@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -22,6 +22,15 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+UPRIGHT = {  # by what EXIF calls the orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MEMORY = 2 << 30  # bytes of decoded images that are kept instead of decoded again
 
 
@@ -87,13 +96,23 @@ def decode_file(
     limits = limits or Limits()
     with picture(path, limits) as opened:
         limits.check_square(opened.width, opened.height, size)
-        image = ImageOps.exif_transpose(opened)
+        opened.load()
+        image = _upright(opened)
     if image.mode.startswith("I"):  # 16 bits of grey
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data and channels != 4:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return squared(size)(functional.pil_to_tensor(image.convert(MODES[channels])))
+    return squared(functional.pil_to_tensor(image.convert(MODES[channels])), size)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF says, which is right where it holds nonsense beside that."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # EXIF is damaged in as many ways as there are cameras; the pixels are whole
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _read_all(

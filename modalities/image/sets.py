@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from scm_core.cache import CACHE
 from scm_core.conditioning import Condition
@@ -71,11 +71,23 @@ class Split:
         return {"label": self.labels[chosen]}
 
 
-def squared(size: int | None) -> v2.Transform:
-    """Resize the shorter side to ``size`` and crop the centre square; None leaves all as it is."""
+def squared(images: Tensor, size: int | None) -> Tensor:
+    """Uint8 images (..., C, H, W), the shorter side resized to ``size``, and their centre square.
+
+    What is transparent of RGBA lends its colour to no pixel. None leaves all as it is.
+    """
     if size is None:
-        return v2.Identity()
-    return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+        return images
+    if images.shape[-3] != 4 or min(images.shape[-2:]) == size:
+        return _square(images, size)
+    colour, alpha = images.float().split((3, 1), -3)
+    colour, alpha = _square(torch.cat([colour * alpha, alpha], -3), size).split((3, 1), -3)
+    colour = torch.where(alpha > 0, colour / alpha, 0)
+    return torch.cat([colour, alpha], -3).round().clamp(0, 255).to(torch.uint8)
+
+
+def _square(images: Tensor, size: int) -> Tensor:
+    return functional.center_crop(functional.resize(images, [size], antialias=True), [size, size])
 
 
 def read_fashion_mnist(root: str | None, size: int | None) -> tuple[Split, Split, tuple[str, ...]]:
@@ -100,7 +112,7 @@ def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tupl
         with _download("CIFAR-10", "put cifar-10-python.tar.gz into a folder named by data.root=."):
             found = torchvision.datasets.CIFAR10(str(folder), train=train, download=True)
         images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-        splits.append(Split(squared(size)(images), torch.tensor(found.targets)))
+        splits.append(Split(squared(images, size), torch.tensor(found.targets)))
     return splits[0], splits[1], tuple(found.classes)
 
 
@@ -159,7 +171,7 @@ def _idx_split(folder: Path, part: str, size: int | None) -> Split:
     labels = _read_idx(folder, f"{part}-labels-idx1-ubyte")
     if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max() >= len(FASHION_NAMES):
         raise UserError(f"The {part} images and labels in {folder} do not belong together.")
-    return Split(squared(size)(images[:, None]), labels.long())
+    return Split(squared(images[:, None], size), labels.long())
 
 
 def _read_idx(folder: Path, name: str) -> Tensor:
