@@ -21,6 +21,7 @@ CONTAINERS = (  # as FFmpeg names them
     *("mpegts", "mpegvideo", "ogg", "w64", "wav", "webm"),
 )
 RATES = (1_000, 1_000_000)  # Hz: beyond them a resampler's filter fills the memory
+JUMP = 10.0  # seconds from one picture to the next: a clock that may jump has jumped, says FFmpeg
 
 # What libraries of data sets unpack stays in its folder, which is Python's own rule from 3.14 on.
 tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
@@ -95,14 +96,22 @@ def container(path: File, limits: Limits) -> Any:
 def frames(opened: Any, kind: str, limits: Limits) -> Iterator[Any]:
     """The frames of the first stream of a `kind`, "audio" or "video", within the limits.
 
-    Raises ValueError where they are exceeded, by what the file declares or by what it holds, and
-    whatever PyAV raises where the file is damaged.
+    What a header says of lengths counts for nothing. Where the clock of a format that broadcasts
+    and concatenates (MPEG-TS, MPEG-PS, Ogg) goes back, or more than 10 s ahead, no time has passed.
+    Raises ValueError where limits are exceeded, and whatever PyAV raises where the file is damaged.
     """
+    import av
+
     stream = getattr(opened.streams, kind)[0]
-    limits.check(seconds=(opened.duration or 0) / 1e6)
     stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+    if kind == "audio":
+        decoded = _without_damage(opened.demux(stream))
+    elif opened.format.flags & av.format.Flags.ts_discont.value:
+        decoded = _without_jumps(opened.decode(stream))
+    else:
+        decoded = opened.decode(stream)
     seconds, first = 0.0, None
-    for count, frame in enumerate(opened.decode(stream), 1):
+    for count, frame in enumerate(decoded, 1):
         if kind == "audio":
             if not RATES[0] <= frame.sample_rate <= RATES[1]:
                 raise ValueError(f"a rate of {frame.sample_rate} Hz is no sound's")
@@ -113,4 +122,41 @@ def frames(opened: Any, kind: str, limits: Limits) -> Iterator[Any]:
                 first = frame.time if first is None else first
                 seconds = frame.time - first
         limits.check(seconds=seconds)
+        yield frame
+
+
+def _without_damage(packets: Iterator[Any]) -> Iterator[Any]:
+    """The sound of all packets that can be decoded; the error of others only where none follows.
+
+    Where streams were put together, a tag of the second one lies between them. A picture would
+    need what it does not find before it, so videos end there.
+    """
+    import av
+
+    error = None
+    for packet in packets:
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError as caught:
+            error = caught
+            continue
+        if decoded and packet.size:
+            error = None
+        yield from decoded
+    if error:
+        raise error
+
+
+def _without_jumps(decoded: Iterator[Any]) -> Iterator[Any]:
+    """Pictures, timed as if a jump of the clock were a step as long as the one before it."""
+    last, step, ahead = None, 0, 0
+    for frame in decoded:
+        if frame.pts is not None:
+            found = 0 if last is None else frame.pts - last
+            if 0 <= found <= JUMP / frame.time_base:
+                step = found
+            else:
+                ahead += found - step
+            last = frame.pts
+            frame.pts -= ahead
         yield frame

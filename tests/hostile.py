@@ -88,10 +88,10 @@ def wav(path: Path, rate: int, seconds: float, stated: int | None = None) -> Pat
     return path
 
 
-def flac(path: Path, rate: int, seconds: float, stated: bool = True) -> Path:
-    """Silence, of which FLAC packs 65,535 samples into 16 bytes; the header may keep its length."""
+def flac(path: Path, rate: int, seconds: float, stated: int | None = None) -> Path:
+    """Silence, of which FLAC packs 65,535 samples into 16 bytes; the header may state others."""
     total, size = round(rate * seconds), 65_535
-    count = total if stated else 0
+    count = total if stated is None else stated
     about = struct.pack(">HH", size, size) + bytes(6)
     about += (rate << 44 | 15 << 36 | count).to_bytes(8, "big") + bytes(16)
     frames = [b"fLaC\x80" + len(about).to_bytes(3, "big") + about]

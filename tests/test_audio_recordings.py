@@ -64,6 +64,20 @@ def test_a_file_sounds_the_same_whatever_its_format(tmp_path, name, codec, rate,
     assert 0.6 < ours / theirs < 1.1  # mono to stereo costs 3 dB
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mp3", "libmp3lame"), ("aac", "aac")])
+def test_a_rate_that_changes_on_the_way_is_followed(tmp_path, suffix, codec):
+    """As where streams were put together; each part keeps its length and its pitch."""
+    parts = [
+        encode(tmp_path / f"{rate}.{suffix}", tone(seconds=2.0), codec, rate, layout)
+        for rate, layout in ((44_100, "mono"), (22_050, "stereo"))
+    ]
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    sound = decode_file(path, RATE)
+    assert abs(len(sound) / RATE - 4) < 0.3
+    assert all(abs(pitch(sound[at : at + 8192]) - 69) < 0.1 for at in (8_000, len(sound) - 16_000))
+
+
 @pytest.mark.parametrize("channels", [2, 5, 12])
 def test_any_number_of_channels_is_averaged(tmp_path, channels):
     decoded = decode_file(many_channels(tmp_path / "a.wav", tone(), channels), RATE)

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import hostile
@@ -11,9 +13,7 @@ import pytest
 from PIL import Image
 from sounds import NOTES
 
-from scm_core import (
-    config,
-)
+from scm_core import config, shards
 from scm_core.limits import Limits
 
 ROOT = Path(__file__).parents[1]
@@ -36,8 +36,7 @@ def bombs(tmp_path_factory):
     hostile.wav(folder / "day.sound.wav", 8_000, 24 * 3600)
     hostile.wav(folder / "hertz.sound.wav", 1, 4_000)
     hostile.wav(folder / "fast.sound.wav", 2**31 - 1, 1e-5)
-    hostile.flac(folder / "day.sound.flac", 8_000, 24 * 3600)
-    hostile.flac(folder / "silent.sound.flac", 8_000, 24 * 3600, stated=False)
+    hostile.flac(folder / "silent.sound.flac", 8_000, 24 * 3600, stated=0)
     for suffix in ("mp4", "mkv"):
         hostile.video(folder / f"long.video.{suffix}", [0, 1, 20_000, 20_001])
         hostile.video(folder / f"large.video.{suffix}", [0, 1, 2], 4096, 2160)
@@ -61,7 +60,7 @@ for kind, make in (("picture", lambda path: hostile.png(path, 64, 64, 64)),
 before = peak()
 for limits in (Limits(), low):
     for path in sorted(folder.iterdir()):
-        if limits is low or "many" not in path.name:
+        if limits is low or path.name not in ("many.video.gif", "day.sound.wav"):
             try:
                 said = f"read {tuple(hostile.read(path.name.split('.')[1], path, limits).shape)}"
             except Exception as error:
@@ -122,6 +121,32 @@ def test_lengths_are_measured_where_headers_say_nothing(tmp_path):
     assert len(hostile.read("sound", short, Limits())) == 8_000
     with pytest.raises(ValueError, match="bytes are more than limits.bytes=1000"):
         hostile.read("sound", short, Limits(bytes=1000))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_that_overstates_costs_no_file(tmp_path, packed):
+    """As of a file that was cut, or whose writer was ended; a shard reads as a folder does."""
+    hostile.flac(tmp_path / "sound.flac", 8_000, 2, stated=8_000 * 20_000)
+    hostile.wav(tmp_path / "sound.wav", 8_000, 2, stated=3_000_000_000)
+    for suffix, key, fields in (("avi", b"strh", "<I"), ("mkv", b"\x44\x89", ">d")):
+        path = hostile.video(tmp_path / f"video.{suffix}", [0, 1])
+        content = bytearray(path.read_bytes())
+        place = content.index(key) + (40 if suffix == "avi" else 3)
+        struct.pack_into(fields, content, place, 3_000_000_000)
+        path.write_bytes(content)
+    pack = {path: path for path in tmp_path.iterdir()}
+    if packed:
+        with tarfile.open(tmp_path / "all.tar", "w") as tar:
+            for path in pack:
+                tar.add(path, path.name)
+        pack = {member.path: member for member in shards.read(tmp_path / "all.tar")}
+    lengths = {path.name: len(hostile.read(path.stem, file)) for path, file in pack.items()}
+    assert lengths == {
+        "sound.flac": 16_000,
+        "sound.wav": 16_000,
+        "video.avi": 8,
+        "video.mkv": 8,
+    }
 
 
 def test_hours_pass(tmp_path):

@@ -88,6 +88,39 @@ def test_a_variable_rate_is_followed(tmp_path):
     assert levels(read_frames(path, 10, 32)) == [0] + 10 * [1] + [2, 3]
 
 
+def broadcast(path, *parts):
+    """MPEG-TS of parts one after the other: the times of a part's frames, which all show a level.
+
+    Levels are 0, 1, 2 and so on, of eight greys each."""
+    for level, times in enumerate(parts):
+        with av.open(str(path.with_suffix(f".{level}.ts")), "w") as container:
+            stream = container.add_stream("libx264", rate=8, options={"bf": "2"})
+            stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 8)
+            picture = np.full((32, 32, 3), 8 * level, np.uint8)
+            for time in times:
+                frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+                frame.pts, frame.time_base = round(8 * time), Fraction(1, 8)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    whole = [path.with_suffix(f".{i}.ts").read_bytes() for i in range(len(parts))]
+    path.write_bytes(b"".join(whole))
+    return path
+
+
+@pytest.mark.parametrize("begins", [[3600, 50_000], [0, 0], [900, 0]])
+def test_a_clock_that_jumps_takes_no_time(tmp_path, begins):
+    """As in broadcasts that were cut, and in files that were put together; forwards and back."""
+    parts = [[begin + i / 8 for i in range(24)] for begin in (0, *begins)]
+    found = levels(read_frames(broadcast(tmp_path / "a.ts", *parts), 8, 32))
+    assert [found.count(level) for level in range(3)] == [24, 24, 24] and found == sorted(found)
+
+
+def test_a_slow_slide_show_takes_its_time(tmp_path):
+    path = broadcast(tmp_path / "a.ts", [0, 5, 10, 15])
+    assert len(read_frames(path, 2, 32)) == 40
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_an_avi_may_store_frames_out_of_order(tmp_path, codec):
     """It has no times of B-frames: they follow one another at the file's rate."""

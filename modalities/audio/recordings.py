@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import tarfile
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -134,19 +136,15 @@ def decode_file(path: File, sample_rate: int, limits: Limits | None = None) -> T
     with container(path, limits) as opened:
         if not opened.streams.audio:
             raise ValueError("it has no audio stream")
-        resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate)
         try:
-            for frame in frames(opened, "audio", limits):
-                for part in resampler.resample(_mono(frame)):
-                    parts.append(part.to_ndarray()[0])
-                    samples += part.samples
+            for part in _resampled(frames(opened, "audio", limits), sample_rate):
+                parts.append(part)
+                samples += len(part)
                 limits.check(bytes=4 * samples)
         except av.FFmpegError as error:
             if not parts:
                 raise
             log.warning("%s is used up to where it breaks off: %s", path, error.strerror)
-        if parts:
-            parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
     if not parts:
         raise ValueError("it has no sound in it")
     sound = torch.from_numpy(np.concatenate(parts))
@@ -196,6 +194,15 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
     classes, _ = classified(folder, {".wav"}, "recording", r"^([^_/][^/]*)/")
     listed = (folder / "testing_list.txt").read_text(errors="replace").split()
     return folder, classes, {folder / name for name in listed}
+
+
+def _resampled(decoded: Iterator[av.AudioFrame], sample_rate: int) -> Iterator[np.ndarray]:
+    """Frames as float32 (samples,) at ``sample_rate``; their own rate may change on the way."""
+    for _, run in groupby(decoded, lambda frame: frame.sample_rate):
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate)
+        for frame in chain(map(_mono, run), [None]):
+            for part in resampler.resample(frame):
+                yield part.to_ndarray()[0]
 
 
 def _mono(frame: av.AudioFrame) -> av.AudioFrame:
