@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from scm_core.errors import UserError
+from scm_core.layout import empty_parts, ignored, layout, tell, tell_left_out
 from scm_core.shards import File, members
 
 log = logging.getLogger(__name__)
@@ -40,48 +41,56 @@ def classified(
 ) -> tuple[Classes, set[File]]:
     """Class name to sorted files, and which of them are held out; ``kind`` is what people call one.
 
-    Held out are the files in ``test/`` or ``val/`` beside ``train/``, or else 5 % of each class,
-    chosen by a hash of its path. Files directly in the folder are one class, named as the
-    folder. ``pattern`` is a regular expression whose one group, searched in a file's path within
-    the folder, is its class; files that it does not match are left out. Raises UserError for a
-    folder that is missing, without any such file, or mixed, and for a damaged shard.
+    Held out are the files in ``test/`` or else ``val/`` beside ``train/``, by these or other names
+    (see `scm_core.layout`), or else 5 % of each class, chosen by a hash of its path. Files directly
+    in the folder are one class, named as the folder. ``pattern`` is a regular expression whose one
+    group, searched in a file's path within the folder, is its class; files that it does not match
+    are left out. Raises UserError for a folder that is missing, without any such file, or mixed,
+    for held-out files without any to train on, and for a damaged shard.
     """
     if not folder.is_dir():
         raise UserError(f"data.root={folder} is not a folder.")
     find = _by_pattern(pattern) if pattern else _by_subfolder
-    tree = _tree(folder, suffixes)
-    for name in ("", "train", "test", "val"):
-        if (folder / name).is_dir() and not _subtree(tree, name):
-            names = ", ".join(sorted(suffix.lstrip(".") for suffix in suffixes))
-            raise UserError(f"{folder / name} has no {kind} (of {names}).")
-    train, *others = (_subtree(tree, name) for name in ("train", "test", "val"))
-    test = next(filter(None, others), None)
-    if not train or not test:
-        classes = find(train if len(train) == len(tree) else tree, folder, kind)
-        held = {path for files in classes.values() for path in _held_out(files, folder)}
-    else:
-        classes, others = find(train, folder, kind), find(test, folder, kind)
-        if strange := sorted(set(others) - set(classes)):
-            raise UserError(
-                f"test/ or val/ of {folder} has classes that train/ lacks: {', '.join(strange)}."
-            )
-        held = {path for files in others.values() for path in files}
-        classes = {name: files + others.get(name, []) for name, files in classes.items()}
+    tree, others = _tree(folder, suffixes)
+    known = f"{kind} (of {', '.join(sorted(suffix.lstrip('.') for suffix in suffixes))})"
+    for name in empty_parts(folder, tree.values()):
+        raise UserError(f"{folder / name} has no {known}.")
+    found = layout(tree)
+    if not pattern and found.untrained:
+        raise UserError(
+            f"{folder} has {' and '.join(found.untrained)}, which are to be held out, but nothing "
+            "to train on beside them: name a folder with train in it, or rename these."
+        )
+    whole = pattern and found.root != Path()  # as people see it who write a pattern
+    paths = {file: tree[file] for file in found.paths} if whole else found.paths
+    classes = find(paths, folder, kind)
+    held = {file for file, out in found.decided.items() if out}
+    trained = {name for name, files in classes.items() if not held.issuperset(files)}
+    if strange := sorted(set(classes) - trained):
+        raise UserError(
+            f"{' and '.join(found.held)} of {folder} has classes that "
+            f"{' and '.join(found.trained)} lacks: {', '.join(strange)}."
+        )
+    for files in classes.values():
+        held.update(_held_out([file for file in files if file not in found.decided], folder))
+    tell(folder, found)
+    if not pattern:
+        tell_left_out(folder, found.homes, others.values(), set(classes), known)
     if list(classes) == ["."]:
-        classes = {folder.resolve().name: classes["."]}
+        classes = {(folder / found.root).resolve().name: classes["."]}
     return classes, held
 
 
 def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """All files in a folder and its subfolders; links are followed, but not back to ``above``.
 
-    UserError for a folder that cannot be read.
+    What is hidden or a system's own is left out. UserError for a folder that cannot be read.
     """
     real = folder.resolve()
     if real in above:
         return
     try:
-        children = sorted(folder.iterdir())
+        children = sorted(child for child in folder.iterdir() if not ignored(child.name))
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
     for child in children:
@@ -155,20 +164,16 @@ def _by_pattern(pattern: str) -> Callable[[Tree, Path, str], Classes]:
     return find
 
 
-def _tree(folder: Path, suffixes: set[str]) -> Tree:
-    def wanted(files: Iterator[File]) -> Tree:
-        return {
-            file: file.relative_to(folder)
-            for file in files
-            if file.suffix.lower() in suffixes and not file.name.startswith(".")
-        }
-
-    tree = wanted(walk(folder)) or wanted(members(folder))
-    return dict(sorted(tree.items(), key=lambda item: item[1]))
-
-
-def _subtree(tree: Tree, name: str) -> Tree:
-    return {f: path.relative_to(name) for f, path in tree.items() if path.is_relative_to(name)}
+def _tree(folder: Path, suffixes: set[str]) -> tuple[Tree, Tree]:
+    """The files of these endings, beside each other or packed, and all others."""
+    for files in (walk(folder), members(folder)):
+        paths = {file: file.relative_to(folder) for file in files}
+        shown = {file: path for file, path in paths.items() if not any(map(ignored, path.parts))}
+        ordered = dict(sorted(shown.items(), key=lambda item: item[1]))
+        tree = {f: path for f, path in ordered.items() if path.suffix.lower() in suffixes}
+        if tree:
+            break
+    return tree, {file: path for file, path in ordered.items() if file not in tree}
 
 
 def _held_out(files: list[File], folder: Path) -> list[File]:

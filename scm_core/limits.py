@@ -15,7 +15,7 @@ from typing import Any
 
 from scm_core.shards import File
 
-PICTURES = ("PNG", "JPEG", "WEBP", "GIF")  # as Pillow names them
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # as Pillow names them
 CONTAINERS = (  # as FFmpeg names them
     *("aac", "aiff", "asf", "au", "avi", "flac", "g722", "gif", "matroska", "mov", "mp3", "mpeg"),
     *("mpegts", "mpegvideo", "ogg", "w64", "wav", "webm"),

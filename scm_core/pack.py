@@ -75,7 +75,7 @@ def shared_out(root: Path, size: int) -> Iterator[list[Path]]:
         return hashlib.sha256(str(path.relative_to(root)).encode(errors="replace")).digest()
 
     part, filled = [], 0
-    for path in sorted((path for path in walk(root) if not path.name.startswith(".")), key=mixed):
+    for path in sorted(walk(root), key=mixed):
         length = path.stat().st_size
         if part and filled + length > size:
             yield part

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 from scm_core.errors import UserError
+from scm_core.layout import ignored
 
 NUMBERED = re.compile(r"(\d+)-of-(\d+)")
 
@@ -75,7 +76,8 @@ def members(folder: Path) -> Iterator[Member]:
     Raises UserError for a shard that is not a whole, uncompressed tar file, or holds what two
     files would be, and for a set of which a shard is missing.
     """
-    shards = sorted(folder.rglob("*.tar"))
+    found = folder.rglob("*.tar")
+    shards = sorted(p for p in found if not any(map(ignored, p.relative_to(folder).parts)))
     _check_complete(shards)
     seen: dict[Path, Path] = {}
     for shard in shards:

@@ -44,7 +44,7 @@ SOUNDS = {
     **{"wma": "libmp3lame"},
 }
 VIDEOS = ("mp4", "mkv", "webm", "avi", "mov", "m4v", "mpg", "gif")
-PICTURES = ("png", "jpg", "jpeg", "webp")
+PICTURES = ("png", "jpg", "jpeg", "webp", "bmp")
 FILES, WORDS = 400, 100  # cases of the fast suite: of files, and of each kind of words
 
 

@@ -30,8 +30,8 @@ from scm_core.shards import File
 log = logging.getLogger(__name__)
 
 SUFFIXES = {
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac"),
-    *(".aif", ".aiff", ".au", ".g722", ".mka", ".webm", ".wma"),
+    *(".wav", ".wave", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp2", ".mp3", ".m4a", ".m4b"),
+    *(".aac", ".aif", ".aifc", ".aiff", ".au", ".g722", ".mka", ".webm", ".wma"),
 }
 NORMALISATIONS = ("loudness", "peak", "none")
 VERSION = 1  # of the preparation: another one makes other clips

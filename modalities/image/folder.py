@@ -20,7 +20,7 @@ from scm_core.shards import File
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 UPRIGHT = {  # by what EXIF calls the orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -25,7 +25,10 @@ from scm_core.shards import File
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .ogv .gif".split())
+SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob"),
+    *(".ts", ".mts", ".m2ts", ".wmv", ".asf", ".ogv", ".gif"),
+}
 VERSION = 2  # of the preparation: another one makes other clips
 LATE = 0.2  # of a frame: files round their times, GIFs to hundredths of a second
 
