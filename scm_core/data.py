@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,20 @@ class Shuffled(DistributedSampler):
         """Lightning's count of epochs, which is not needed: a training sets `epoch` and `skip`."""
 
 
+class Loader(DataLoader):
+    """As torch's; a UserError is one sentence, whichever process it comes from."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._told(super().__iter__())
+
+    @staticmethod
+    def _told(batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except UserError as error:  # a worker's is told with its traceback, of which it is the end
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error
+
+
 def loader(
     dataset: Dataset,
     batch_size: int,
@@ -58,7 +73,7 @@ def loader(
         batch_size, left = divmod(batch_size, world()[0])
         if left or not batch_size:
             raise UserError(f"data.batch_size must divide by the {world()[0]} processes")
-    return DataLoader(
+    return Loader(
         dataset,
         batch_size=batch_size,
         sampler=Shuffled(dataset, drop_last) if shuffle else None,
@@ -107,15 +122,30 @@ class InMemory:
     ) -> None:
         self.read, self.condition, self.decoder = read, condition, decoder
         self.batch_size = batch_size
+        self.media: dict[str, tuple[Tensor, Condition]] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, measure and standardise both splits."""
+        """Read, measure and standardise both splits; a second call does nothing."""
+        if self.media:
+            return
         self.media = {split: self.read(split) for split in SPLITS}
         train = self.media["train"][0].float()
-        self.statistics = {"mean": train.mean().item(), "std": train.std().item()}
-        encode = self.decoder(self.statistics).encode
+        self.standardise({"mean": train.mean().item(), "std": train.std().item()})
+
+    def standardise(self, statistics: dict[str, Any]) -> None:
+        """Serve samples by these statistics."""
+        self.statistics = statistics
+        encode = self.decoder(statistics).encode
         self.sets = {split: Samples(encode(m), c) for split, (m, c) in self.media.items()}
         self.shape = tuple(self.sets["train"].x.shape[1:])
+
+    @property
+    def identity(self) -> Any:
+        """What media and conditions are."""
+        return {
+            split: [stated(media), {key: stated(value) for key, value in condition.items()}]
+            for split, (media, condition) in self.media.items()
+        }
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches."""
@@ -133,6 +163,20 @@ class InMemory:
             order = torch.randperm(len(media), generator=torch.Generator().manual_seed(0))
         for part in order.split(self.batch_size):
             yield media[part], {key: value[part] for key, value in condition.items()}
+
+
+def stated(values: Tensor) -> Any:
+    """What a tensor (N, ...) is on any machine, in plain containers.
+
+    Integers are told by a hash of all; floats, whose last digits are each machine's own, by mean
+    and std of at most 64 of the N.
+    """
+    if not values.is_floating_point():
+        content = values.cpu().contiguous().numpy().tobytes()
+        return [list(values.shape), hashlib.sha256(content).hexdigest()]
+    few = values[:: 1 + len(values) // 64].double().flatten(1)
+    mean, std = few.mean(1).tolist(), few.std(1, correction=0).tolist()
+    return {"shape": list(values.shape), "mean": mean, "std": std}
 
 
 def channelwise(statistics: dict[str, Any], grid: int) -> tuple[Tensor, Tensor]:

@@ -8,3 +8,8 @@ class UserError(Exception):
 def first_line(error: Exception) -> str:
     """What an error says in its first line, or else what it is."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def reason(error: Exception) -> str:
+    """The same of an error that a file gave, without its number and the file's name."""
+    return getattr(error, "strerror", None) or first_line(error)

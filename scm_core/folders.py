@@ -9,12 +9,13 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from scm_core.errors import UserError
+from scm_core.cache import hashed
+from scm_core.errors import UserError, reason
 from scm_core.layout import empty_parts, ignored, layout, tell, tell_left_out
 from scm_core.shards import File, members
 
@@ -107,9 +108,67 @@ def in_threads(read: Callable[[File], Read], paths: Sequence[File]) -> Iterator[
             yield from pool.map(read, paths[start : start + 256])
 
 
-def identity(folder: Path, paths: Sequence[File]) -> dict[str, Any]:
-    """What identifies the files of a folder without reading them: names, sizes and dates."""
-    files = [(path.relative_to(folder), path.stat()) for path in paths]
+def attempt(read: Callable[[File], Read], file: File) -> Read | Skipped:
+    """What ``read`` makes of a file; `Skipped` as broken where its bytes are damaged.
+
+    UserError where disk, network, memory or a missing package refuse: that says nothing of the
+    file, which may be read tomorrow and must not be left out today.
+    """
+    try:
+        return read(file)
+    except UserError:
+        raise
+    except Exception as error:  # codecs raise all kinds of errors on damaged files
+        if not _of_the_machine(error):
+            return Skipped(reason(error), broken=True)
+        raise UserError(
+            f"{file} cannot be read now ({reason(error)}): mend that, or remove the file, and give "
+            "the same command again"
+        ) from error
+
+
+def again(read: Callable[[File], Read], file: File) -> Read:
+    """What ``read`` makes of a file that it has read before; UserError where it no longer can."""
+    try:
+        return read(file)
+    except Exception as error:
+        raise UserError(
+            f"{file} can no longer be read ({reason(error)}): put it back as it was, and give the "
+            "same command again to go on"
+        ) from error
+
+
+def stat(file: File) -> Any:
+    """A file's size and date, as ``os.stat`` gives them; UserError where it is gone."""
+    return attempt(lambda file: file.stat(), file)
+
+
+def content(file: File) -> int:
+    """A hash of a file's bytes, an int64."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def identity(
+    folder: Path, contents: Mapping[File, int], classes: Classes, held_out: set[File]
+) -> str:
+    """What a folder's files are, wherever it lies: a hash of paths, contents, classes and split.
+
+    Of the files that are used, whose ``contents`` (see `content`) are in their order.
+    """
+    names = {file: name for name, files in classes.items() for file in files}
+    return hashed(
+        [
+            [file.relative_to(folder).as_posix(), value, names[file], file in held_out]
+            for file, value in contents.items()
+        ]
+    )
+
+
+def dated(folder: Path, paths: Sequence[File]) -> dict[str, Any]:
+    """What tells, without reading them, whether files have changed: names, sizes and dates."""
+    files = [(path.relative_to(folder), stat(path)) for path in paths]
     return {
         "folder": str(folder.resolve()),
         "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files],
@@ -121,8 +180,8 @@ def report(folder: Path, skipped: Sequence[Sequence[Any]], total: int, kind: str
 
     Raises UserError with their list when more than 1 % of all files are broken.
     """
-    for path, reason, _ in skipped:
-        log.warning("skipped %s: %s", folder / path, reason)
+    for path, why, _ in skipped:
+        log.warning("skipped %s: %s", folder / path, why)
     if skipped:
         log.warning("skipped %d of %d %ss", len(skipped), total, kind)
     broken = [path for path, _, bad in skipped if bad]
@@ -131,6 +190,14 @@ def report(folder: Path, skipped: Sequence[Sequence[Any]], total: int, kind: str
             f"{len(broken)} of {total} {kind}s are broken, more than {BROKEN:.0%}; "
             f"mend or remove them: {', '.join(broken)}."
         )
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether an error came of the machine's state: the OSErrors of decoders have no number."""
+    if isinstance(error, OSError):
+        return error.errno is not None
+    full = isinstance(error, RuntimeError) and "allocate memory" in str(error)  # which is torch's
+    return full or isinstance(error, MemoryError | ImportError)
 
 
 def _by_subfolder(tree: Tree, folder: Path, kind: str) -> Classes:
@@ -178,6 +245,6 @@ def _tree(folder: Path, suffixes: set[str]) -> tuple[Tree, Tree]:
 
 def _held_out(files: list[File], folder: Path) -> list[File]:
     """The 5 % of a class with the lowest hashes, at least one of two or more files."""
-    names = {path: path.relative_to(folder).as_posix().encode() for path in files}
+    names = {path: os.fsencode(path.relative_to(folder).as_posix()) for path in files}
     ranked = sorted(files, key=lambda path: hashlib.sha256(names[path]).digest())
     return ranked[: max(round(HELD_OUT * len(files)), min(1, len(files) - 1))]

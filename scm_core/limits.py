@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from scm_core.shards import File
+from scm_core.shards import File, Member
 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # as Pillow names them
 CONTAINERS = (  # as FFmpeg names them
@@ -52,11 +51,57 @@ class Limits:
             self.check(pixels=size * size * max(width, height) / max(1, min(width, height)))
 
 
+class Watched:
+    """A file for a library to read, which notes the machine's error that the library may hide."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        """Of an open file; of its ``name`` libraries look at the ending."""
+        self.file, self.name = file, name
+        self.error: OSError | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        return self._noting(self.file.read, size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go elsewhere."""
+        return self._noting(self.file.seek, offset, whence)
+
+    def tell(self) -> int:
+        """Where the next bytes lie."""
+        return self.file.tell()
+
+    def _noting(self, call: Callable[..., Any], *arguments: int) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+@contextlib.contextmanager
+def watched(path: File) -> Iterator[Watched]:
+    """A file for a library to read.
+
+    Where disk or network refuse, that very OSError is raised at the end, whatever the library made
+    of it: it may have taken the bytes for damaged, or for all that there are.
+    """
+    with path.open("rb") as opened:
+        file = Watched(opened, f"file{path.suffix}")
+        try:
+            yield file
+        except Exception:
+            if not file.error:
+                raise
+        if file.error:
+            raise file.error
+
+
 @contextlib.contextmanager
 def picture(path: File, limits: Limits) -> Iterator[Any]:
     """A picture's file as Pillow's image, of which nothing is decoded yet.
 
-    Raises ValueError beyond a limit, and whatever Pillow raises for a damaged file.
+    Raises ValueError beyond a limit, whatever Pillow raises for a damaged file, and as `watched`.
     """
     from PIL import Image, PngImagePlugin
 
@@ -64,7 +109,7 @@ def picture(path: File, limits: Limits) -> Iterator[Any]:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.pixels)
     # Colour profiles and texts of a megabyte are honest; all of a file's are bounded in any case.
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-    with path.open("rb") as file:
+    with watched(path) as file:
         try:
             opened = Image.open(file, formats=PICTURES)
         except Image.DecompressionBombError as error:
@@ -74,11 +119,12 @@ def picture(path: File, limits: Limits) -> Iterator[Any]:
             yield opened
 
 
-def container(path: File, limits: Limits) -> Any:
-    """A recording's or video's file as PyAV's container, to be closed by a `with`.
+@contextlib.contextmanager
+def container(path: File, limits: Limits) -> Iterator[Any]:
+    """A recording's or video's file as PyAV's container.
 
-    Raises ValueError for a packed one beyond `limits.bytes`, which is read as a whole, and whatever
-    PyAV raises for a damaged file, or one that is no recording and no video.
+    Raises ValueError for a packed one beyond `limits.bytes`, which is read as a whole, and for a
+    damaged file, or one that is no recording and no video; MemoryError, and as `watched`.
     """
     import av
 
@@ -87,10 +133,16 @@ def container(path: File, limits: Limits) -> Any:
         "protocol_whitelist": "file",
         "max_pixels": str(limits.pixels),
     }
-    if isinstance(path, Path):
-        return av.open(f"file:{path}", options=options)
-    limits.check(bytes=path.stat().st_size)
-    return av.open(path.open(), options=options)
+    if isinstance(path, Member):
+        limits.check(bytes=path.size)
+    with watched(path) as file:
+        try:
+            with av.open(file, options=options) as opened:
+                yield opened
+        except av.error.MemoryError:
+            raise
+        except av.FFmpegError as error:  # some are OSErrors, which are of the bytes all the same
+            raise ValueError(error.strerror or str(error)) from error
 
 
 def frames(opened: Any, kind: str, limits: Limits) -> Iterator[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from torch import Tensor
 
 from scm_core.cache import Table, keep, kept, place
 from scm_core.errors import UserError
-from scm_core.folders import Skipped, identity, in_threads, report
+from scm_core.folders import Skipped, attempt, content, dated, in_threads, report, stat
 from scm_core.shards import File
 
+VERSION = 1  # of what is kept of any file: another one is made anew
 FILES = 64  # in a group, on average
 BYTES = 1 << 26  # of a group's files: with so many it ends in any case
 
@@ -57,20 +60,23 @@ def prepare(
 ) -> list[Rows]:
     """The rows that ``read`` makes of the files, tensors (n, ...) by name, in order, by groups.
 
-    ``file`` among them is the place of a row's file in ``paths``, int64 (n,). Each group of files
-    is kept in ``cache`` under ``settings`` and their names, sizes and dates, and mapped from there:
-    an interrupted preparation goes on, a file that is added or mended costs those near it alone,
-    and rows need not fit into memory. ``kind`` is what people call a file.
+    ``file`` among them is the place of a row's file in ``paths``, ``content`` a hash of its bytes
+    (see `scm_core.folders.content`), int64 (n,). Each group of files is kept in ``cache`` under
+    ``settings`` and their names, sizes and dates, and mapped from there: an interrupted preparation
+    goes on, a file that is added or mended costs those near it alone, and rows need not fit into
+    memory. ``kind`` is what people call a file.
 
-    What ``read`` raises makes a file a broken one. Files that are broken or skipped are named in a
-    warning; UserError when more than 1 % are broken, one may not be read, or no row is left.
+    What ``read`` raises of a file's bytes makes it a broken one. Files that are broken or skipped
+    are named in a warning; UserError when more than 1 % are broken, one cannot be read now, which
+    is not remembered, or no row is left.
     """
     groups = list(_groups(folder, paths))
-    places = [place(cache, {**settings, **identity(folder, group)}) for group in groups]
+    settings = {"prepared": VERSION, **settings}
+    places = [place(cache, {**settings, **dated(folder, group)}) for group in groups]
     tables = [kept(path) for path in places]
     missing = [i for i, table in enumerate(tables) if table is None]
     files = [file for i in missing for file in groups[i]]
-    attempts = in_threads(lambda file: _attempt(read, file), files)
+    attempts = in_threads(partial(attempt, partial(_rows, read)), files)
     # Both are closed here: left to the garbage collector, rich's may wait for itself for ever.
     with (
         closing(attempts),
@@ -91,13 +97,21 @@ def prepare(
     return used
 
 
+def contents(paths: Sequence[File], tables: Sequence[Rows]) -> dict[File, int]:
+    """The files that the rows of `prepare` are of, in order, and a hash of each one's bytes."""
+    found = {}
+    for rows in tables:
+        found.update(zip(rows["file"].tolist(), rows["content"].tolist(), strict=True))
+    return {paths[i]: value for i, value in found.items()}
+
+
 def _groups(folder: Path, paths: Sequence[File]) -> Iterator[list[File]]:
     """Consecutive files; as a rule their names say where a group ends, whatever lies before it."""
     group, size = [], 0
     for path in paths:
         group.append(path)
-        size += path.stat().st_size
-        name = path.relative_to(folder).as_posix().encode()
+        size += stat(path).st_size
+        name = os.fsencode(path.relative_to(folder).as_posix())
         if size >= BYTES or zlib.crc32(name) % FILES == 0:
             yield group
             group, size = [], 0
@@ -105,13 +119,12 @@ def _groups(folder: Path, paths: Sequence[File]) -> Iterator[list[File]]:
         yield group
 
 
-def _attempt(read: Callable[[File], Rows | Skipped], file: File) -> Rows | Skipped:
-    try:
-        return read(file)
-    except PermissionError as error:  # no fault of the file's, so not to be remembered as one
-        raise UserError(f"{file} may not be read; change its permissions or remove it.") from error
-    except Exception as error:  # codecs raise all kinds of errors on damaged files
-        return Skipped(getattr(error, "strerror", None) or str(error), broken=True)
+def _rows(read: Callable[[File], Rows | Skipped], file: File) -> Rows | Skipped:
+    rows = read(file)
+    if isinstance(rows, Skipped):
+        return rows
+    (count,) = {len(values) for values in rows.values()}
+    return {**rows, "content": torch.full((count,), content(file), dtype=torch.int64)}
 
 
 def _table(folder: Path, group: list[File], results: Iterator[Rows | Skipped]) -> Table:
@@ -120,7 +133,7 @@ def _table(folder: Path, group: list[File], results: Iterator[Rows | Skipped]) -
         if isinstance(result, Skipped):
             skipped.append([str(path.relative_to(folder)), *result])
         else:
-            (count,) = {len(values) for values in result.values()}
-            rows.append({**result, "file": torch.full((count,), i, dtype=torch.int32)})
+            file = torch.full((len(result["content"]),), i, dtype=torch.int32)
+            rows.append({**result, "file": file})
     names = rows[0] if rows else ()
     return {name: torch.cat([row[name] for row in rows]) for name in names}, {"skipped": skipped}

@@ -6,6 +6,7 @@ classes, splits and order, any sample can be read at any time, and a run goes on
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import tarfile
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
-from scm_core.errors import UserError
+from scm_core.errors import UserError, reason
 from scm_core.layout import ignored
 
 NUMBERED = re.compile(r"(\d+)-of-(\d+)")
@@ -58,10 +59,13 @@ class Member:
         return SimpleNamespace(st_size=self.size, st_mtime_ns=int(1e9 * self.modified))
 
     def open(self, mode: str = "rb") -> io.BytesIO:
-        """All of its bytes."""
+        """All of its bytes; OSError where the shard has been cut short since it was listed."""
         with self.shard.open(mode) as file:
             file.seek(self.start)
-            return io.BytesIO(file.read(self.size))
+            content = file.read(self.size)
+        if len(content) < self.size:
+            raise OSError(errno.ESTALE, "its shard has become shorter", str(self.shard))
+        return io.BytesIO(content)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -76,7 +80,7 @@ def members(folder: Path) -> Iterator[Member]:
     Raises UserError for a shard that is not a whole, uncompressed tar file, or holds what two
     files would be, and for a set of which a shard is missing.
     """
-    found = folder.rglob("*.tar")
+    found = (path for path in folder.rglob("*.tar") if path.is_file())
     shards = sorted(p for p in found if not any(map(ignored, p.relative_to(folder).parts)))
     _check_complete(shards)
     seen: dict[Path, Path] = {}
@@ -103,10 +107,10 @@ def read(shard: Path) -> Iterator[Member]:
             if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise ValueError("it breaks off")
     except (tarfile.TarError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{shard} is no whole, uncompressed tar file ({reason}); pack it again."
-        ) from error
+        said = "is no whole, uncompressed tar file ({}); pack it again."
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # which damaged numbers give
+            said = "cannot be read now ({}): mend that, and give the same command again."
+        raise UserError(f"{shard} {said.format(reason(error))}") from error
 
 
 def _member(shard: Path, info: tarfile.TarInfo) -> Member:

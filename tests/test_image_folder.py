@@ -85,7 +85,7 @@ def test_a_truncated_file_is_named_and_skipped(tree, caplog):
     with caplog.at_level(logging.WARNING):
         data = prepared(name="folder", root=str(tree), channels=1, batch_size=16)
     assert len(data.train_set) + len(data.test_set) == 199
-    assert str(path) in caplog.text and "skipped 1 broken of 200 images" in caplog.text
+    assert str(path) in caplog.text and "skipped 1 of 200 images" in caplog.text
 
 
 def test_many_broken_files_stop_with_their_list(tree):

@@ -1,5 +1,8 @@
 """What is made of a folder's files: kept group by group, whatever ends the command."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -88,10 +91,32 @@ def test_where_nothing_can_be_kept_all_is_made(folder, caplog):
     assert "cannot be written" in caplog.text
 
 
-def test_a_file_that_may_not_be_read_is_not_remembered_as_broken(folder):
-    with pytest.raises(UserError, match="00700.txt may not be read; change its permissions"):
-        prepared(folder, Reader("00700", PermissionError(13, "Permission denied")))
+NUMBERS = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOENT, errno.ENOMEM, errno.ESTALE)
+MACHINE = [
+    *(OSError(number, os.strerror(number)) for number in NUMBERS),
+    *(MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+    ModuleNotFoundError("No module named 'codec'"),
+]
+
+
+@pytest.mark.parametrize("error", MACHINE, ids=repr)
+def test_what_the_machine_refuses_is_not_remembered_of_a_file(folder, error):
+    with pytest.raises(UserError, match="00700.txt cannot be read now .*same command again"):
+        prepared(folder, Reader("00700", error))
     assert prepared(folder, Reader()) == expected(folder)
+
+
+def test_what_a_decoder_says_of_bytes_is_remembered(folder, caplog):
+    prepared(folder, Reader("00700", OSError("image file is truncated")))
+    reader = Reader()
+    prepared(folder, reader)
+    assert reader.asked == 0 and caplog.text.count("00700.txt: image file is truncated") == 2
+
+
+def test_a_file_that_is_gone_is_one_sentence(folder):
+    paths = [*sorted(folder.iterdir()), folder / "99999.txt"]
+    with pytest.raises(UserError, match="99999.txt cannot be read now .No such file"):
+        prepare(folder, paths, Reader(), {}, folder.parent / "cache", "text")
 
 
 def test_broken_files_are_named_and_too_many_refused(folder, caplog):

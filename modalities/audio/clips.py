@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -16,7 +16,8 @@ class Clips(Protocol):
     """Labelled sounds of one length.
 
     ``log_mels`` is float16 (N, mels, frames), ``labels`` int64 (N,) for each field of ``schema``,
-    ``held_out`` bool (N,); ``origin`` has the source's name and licence.
+    ``held_out`` bool (N,); ``origin`` has the source's name and licence; ``identity`` is what they
+    are on any machine, in plain containers.
     """
 
     schema: Schema
@@ -24,6 +25,7 @@ class Clips(Protocol):
     labels: Condition
     held_out: Tensor
     origin: dict[str, str]
+    identity: dict[str, Any]
 
     def waveforms(self, indices: Tensor) -> Tensor:
         """The sounds themselves, float32 (B, samples) in [-1, 1]."""

@@ -86,12 +86,14 @@ class AudioDataModule:
     """The training and held-out clips; after ``setup()`` it states its shape and statistics.
 
     ``shape`` is (1, mels, frames), ``condition`` the schema, ``statistics`` mean and std of the
-    training clips' log-mels for each bin, the mel settings, and the sounds' source and licence.
+    training clips' log-mels for each bin, the mel settings, and the sounds' source and licence,
+    ``identity`` all that the clips depend on.
     """
 
     shape: tuple[int, ...]
     condition: Schema
     statistics: dict[str, Any]
+    identity: Any
 
     def __init__(
         self,
@@ -125,12 +127,19 @@ class AudioDataModule:
         self.shape = (1, *clips.log_mels.shape[1:])
         self.condition = clips.schema
         mean, std = bin_statistics(clips.log_mels, train)
-        self.statistics = {"mean": mean, "std": std, "mel": asdict(self.mel), **clips.origin}
-        silence = (math.log(FLOOR) - torch.tensor(mean)) / torch.tensor(std) * SIGMA_DATA
-        self.bounds = (silence.view(1, -1, 1), torch.full((1, 1, 1), math.inf))
-        self.train_set = Standardised(clips, train, self.statistics)
-        self.test_set = Standardised(clips, test, self.statistics)
+        self.clips, self.splits, self.identity = clips, (train, test), clips.identity
+        self.standardise({"mean": mean, "std": std, "mel": asdict(self.mel), **clips.origin})
         self._ready = True
+
+    def standardise(self, statistics: dict[str, Any]) -> None:
+        """Serve samples by these statistics."""
+        self.statistics = statistics
+        mean, std = (torch.tensor(statistics[key]) for key in ("mean", "std"))
+        silence = (math.log(FLOOR) - mean) / std * SIGMA_DATA
+        self.bounds = (silence.view(1, -1, 1), torch.full((1, 1, 1), math.inf))
+        self.train_set, self.test_set = (
+            Standardised(self.clips, chosen, statistics) for chosen in self.splits
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches of the training split."""

@@ -80,7 +80,7 @@ class ClassJudge:
             ((x, condition[key]) for x, condition in batches),
             steps,
             PEAK,
-            identity=[VERSION, data.statistics, data.shape, key, classes],
+            identity=[VERSION, data.identity, data.statistics, data.shape, key, classes],
             folder=cache,
         )
 

@@ -122,7 +122,7 @@ class Notes:
         self.mel, self.samples = mel, config.frames * mel.hop
         self.pitches = range(low, high + 1)
         self.velocities = [round(127 * (i + 1) / velocities) for i in range(velocities)]
-        identity = {
+        self.identity = {
             "version": VERSION,
             "font": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "mel": asdict(mel),
@@ -130,7 +130,7 @@ class Notes:
             "pitches": [low, high],
             "velocities": self.velocities,
         }
-        self.table, _ = cached(cache, identity, self._render_all)
+        self.table, _ = cached(cache, self.identity, self._render_all)
         programs, pitches = self.table["program"].long(), self.table["pitch"].long()
         self.log_mels = self.table["log_mels"]
         self.labels = {"family": programs // 8, "pitch": pitches - low}

@@ -22,9 +22,9 @@ from modalities.audio.mel import MelSettings, log_mel
 from scm_core.cache import CACHE
 from scm_core.conditioning import Label
 from scm_core.errors import UserError, first_line
-from scm_core.folders import Classes, Skipped, classified
+from scm_core.folders import Classes, Skipped, again, classified, identity
 from scm_core.limits import Limits, container, frames
-from scm_core.prepared import Joined, Rows, prepare
+from scm_core.prepared import Joined, Rows, contents, prepare
 from scm_core.shards import File
 
 log = logging.getLogger(__name__)
@@ -81,11 +81,16 @@ class Recordings:
         self.labels = {"label": torch.tensor(label)[self.file]}
         self.log_mels = Joined([rows["log_mels"] for rows in tables])
         self.held_out = torch.tensor([path in held for path in self.paths])[self.file]
+        files = identity(folder, contents(self.paths, tables), classes, held)
+        self.identity = {"files": files, "samples": self.samples, "normalise": self.normalise}
         if self.held_out.all() or not self.held_out.any():
             raise UserError(f"{folder} has too few recordings to train on and to hold some out.")
 
     def waveforms(self, indices: Tensor) -> Tensor:
-        """The clips themselves, decoded again: float32 (B, samples) in [-1, 1]."""
+        """The clips themselves, decoded again: float32 (B, samples) in [-1, 1].
+
+        UserError where a file is gone.
+        """
         rows = zip(
             *(column[indices].tolist() for column in (self.file, self.start, self.gain)),
             strict=True,
@@ -93,9 +98,12 @@ class Recordings:
         return torch.stack([self._clip(*row) for row in rows])
 
     def _clip(self, file: int, start: int, gain: float) -> Tensor:
-        sound = decode_file(self.paths[file], self.mel.sample_rate, self.limits)
+        sound = again(self._sound, self.paths[file])
         part = sound[start : start + self.samples]
         return functional.pad(part * gain, (0, self.samples - len(part)))
+
+    def _sound(self, path: File) -> Tensor:
+        return decode_file(path, self.mel.sample_rate, self.limits)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -108,8 +116,7 @@ class Recordings:
 
     def _prepare(self, path: File) -> Rows | Skipped:
         """A file's clips: where each starts, its log-mels float16, the file's gain."""
-        rate = self.mel.sample_rate
-        sound = decode_file(path, rate, self.limits)
+        rate, sound = self.mel.sample_rate, self._sound(path)
         if len(sound) < SHORTEST * rate:
             return Skipped(f"{len(sound) / rate:.2f} s are too short", broken=False)
         count = max(1, round(len(sound) / self.samples))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,18 @@ from torchvision.transforms.v2 import functional
 
 from modalities.image.sets import Split, squared
 from scm_core.errors import UserError
-from scm_core.folders import BROKEN, classified, in_threads
+from scm_core.folders import (
+    Skipped,
+    again,
+    attempt,
+    classified,
+    content,
+    identity,
+    in_threads,
+    report,
+)
 from scm_core.limits import Limits, picture
 from scm_core.shards import File
-
-log = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -48,8 +55,12 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, indices: Tensor | list[int]) -> Tensor:
-        """The uint8 images (B, C, H, W) of these files."""
-        return torch.stack([decode_file(self.paths[int(i)], *self.how) for i in indices])
+        """The uint8 images (B, C, H, W) of these files; UserError where one is gone."""
+
+        def decoded(path: File) -> Tensor:
+            return decode_file(path, *self.how)
+
+        return torch.stack([again(decoded, self.paths[int(i)]) for i in indices])
 
 
 def read_folder(
@@ -69,8 +80,8 @@ def read_folder(
     classes, held_out = classified(folder, SUFFIXES, "image")
     names = tuple(classes)
     paths = [path for files in classes.values() for path in files]
-    images, readable = _read_all(paths, size, channels, limits)
-    paths = [paths[i] for i in readable]
+    images, contents = _read_all(folder, paths, size, channels, limits)
+    paths = list(contents)
     label_of = {path: names.index(name) for name, files in classes.items() for path in files}
     labels = torch.tensor([label_of[path] for path in paths])
     test = torch.tensor([path in held_out for path in paths])
@@ -82,7 +93,8 @@ def read_folder(
             kept = Files([paths[i] for i in chosen], size, channels, limits)
         else:
             kept = images[chosen]
-        splits.append(Split(kept, labels[chosen]))
+        there = {paths[i]: contents[paths[i]] for i in chosen}
+        splits.append(Split(kept, labels[chosen], identity(folder, there, classes, held_out)))
     return splits[0], splits[1], names
 
 
@@ -116,46 +128,33 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _read_all(
-    paths: list[File], size: int | None, channels: int, limits: Limits
-) -> tuple[Tensor | None, list[int]]:
-    """All readable images (N, C, H, W), or None if they exceed MEMORY, and which they are."""
-    images, shape, readable, broken = None, None, [], []
-    for i, image in enumerate(_decoded(paths, size, channels, limits)):
-        if isinstance(image, Exception):
-            log.warning("skipped a broken image, %s: %s", paths[i], image)
-            broken.append(f"{paths[i].parent.name}/{paths[i].name}")
+    folder: Path, paths: list[File], size: int | None, channels: int, limits: Limits
+) -> tuple[Tensor | None, dict[File, int]]:
+    """All readable images (N, C, H, W), or None if they exceed MEMORY, and whose they are.
+
+    Beside each of their files stands a hash of its bytes.
+    """
+    images, shape, readable, skipped = None, None, {}, []
+
+    def read(path: File) -> tuple[Tensor, int]:
+        return decode_file(path, size, channels, limits), content(path)
+
+    for path, result in zip(paths, in_threads(partial(attempt, read), paths), strict=True):
+        if isinstance(result, Skipped):
+            skipped.append([str(path.relative_to(folder)), *result])
             continue
+        image, value = result
         if shape is None:
             shape = image.shape
             if image.numel() * len(paths) <= MEMORY:
                 images = torch.empty(len(paths), *shape, dtype=torch.uint8)
         if image.shape != shape:
             raise UserError(
-                f"{paths[i]} has another size than {paths[readable[0]].name}; "
+                f"{path} has another size than {next(iter(readable)).name}; "
                 "give all the same with data.size=."
             )
         if images is not None:
             images[len(readable)] = image
-        readable.append(i)
-    if broken:
-        log.warning("skipped %d broken of %d images", len(broken), len(paths))
-    if len(broken) > BROKEN * len(paths):
-        raise UserError(
-            f"{len(broken)} of {len(paths)} images are broken, more than {BROKEN:.0%}; "
-            f"mend or remove them: {', '.join(broken)}."
-        )
+        readable[path] = value
+    report(folder, skipped, len(paths), "image")
     return None if images is None else images[: len(readable)], readable
-
-
-def _decoded(
-    paths: list[File], size: int | None, channels: int, limits: Limits
-) -> Iterator[Tensor | Exception]:
-    """Each file's image or the error that it gave, in order, decoded by as many threads as CPUs."""
-
-    def attempt(path: File) -> Tensor | Exception:
-        try:
-            return decode_file(path, size, channels, limits)
-        except Exception as error:  # codecs raise all kinds of errors on damaged files
-            return error
-
-    return in_threads(attempt, paths)

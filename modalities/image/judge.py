@@ -34,7 +34,7 @@ class ClassJudge:
             ((decoder.decode(x), condition["label"]) for x, condition in batches),
             steps,
             PEAK,
-            identity=[VERSION, data.statistics, data.shape, classes],
+            identity=[VERSION, data.identity, data.statistics, data.shape, classes],
             folder=cache,
         )
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional
 
 from scm_core.cache import CACHE
 from scm_core.conditioning import Condition
+from scm_core.data import stated
 from scm_core.errors import UserError, first_line
 
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
@@ -53,10 +54,11 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a set: its images and their labels, int64 (N,)."""
+    """One split of a set: its images, their labels, int64 (N,), and what they are anywhere."""
 
     images: Images
     labels: Tensor
+    identity: Any
 
     def __len__(self) -> int:
         """The number of images."""
@@ -112,7 +114,7 @@ def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tupl
         with _download("CIFAR-10", "put cifar-10-python.tar.gz into a folder named by data.root=."):
             found = torchvision.datasets.CIFAR10(str(folder), train=train, download=True)
         images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-        splits.append(Split(squared(images, size), torch.tensor(found.targets)))
+        splits.append(_split(images, torch.tensor(found.targets), size))
     return splits[0], splits[1], tuple(found.classes)
 
 
@@ -171,7 +173,12 @@ def _idx_split(folder: Path, part: str, size: int | None) -> Split:
     labels = _read_idx(folder, f"{part}-labels-idx1-ubyte")
     if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max() >= len(FASHION_NAMES):
         raise UserError(f"The {part} images and labels in {folder} do not belong together.")
-    return Split(squared(images[:, None], size), labels.long())
+    return _split(images[:, None], labels.long(), size)
+
+
+def _split(images: Tensor, labels: Tensor, size: int | None) -> Split:
+    """What is resized differs by rounding between machines, so what it is made of identifies it."""
+    return Split(squared(images, size), labels, [stated(images), stated(labels)])
 
 
 def _read_idx(folder: Path, name: str) -> Tensor:

@@ -88,15 +88,22 @@ class VideoDataModule:
         self.shape = tuple(values.shape[1:])
         self.condition = train.schema
         channels = values.transpose(0, 1).flatten(1)
-        self.statistics = {
+        statistics = {
             "mean": channels.mean(1).tolist(),
             "std": channels.std(1).clamp(min=1e-3).tolist(),
             "fps": self.config.fps,
             "source": self.config.name,
         }
-        self.train_set = Standardised(train, self.statistics, GRID)
-        self.test_set = Standardised(test, self.statistics, GRID)
+        self.splits = train, test
+        self.standardise(statistics)
         self._ready = True
+
+    def standardise(self, statistics: dict[str, Any]) -> None:
+        """Serve samples by these statistics."""
+        self.statistics = statistics
+        self.train_set, self.test_set = (
+            Standardised(split, statistics, GRID) for split in self.splits
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches of the training split."""

@@ -20,7 +20,7 @@ from scm_core.conditioning import Condition, Label
 from scm_core.errors import UserError
 from scm_core.folders import Classes, Skipped, classified, identity
 from scm_core.limits import Limits, container, frames
-from scm_core.prepared import Joined, Rows, prepare
+from scm_core.prepared import Joined, Rows, contents, prepare
 from scm_core.shards import File
 
 log = logging.getLogger(__name__)
@@ -86,9 +86,9 @@ def read_files(
     more than 1 % are broken, or none is left.
     """
     paths = [path for files in classes.values() for path in files]
-    settings = {key: getattr(config, key) for key in ("fps", "size", "frames", "stride")}
+    about = {key: getattr(config, key) for key in ("fps", "size", "frames", "stride")}
     limits = limits or Limits()
-    settings |= {"version": VERSION, "limits": asdict(limits)}
+    settings = {**about, "version": VERSION, "limits": asdict(limits)}
     tables = prepare(folder, paths, partial(_clips, config, limits), settings, cache, "video")
     file = torch.cat([rows["file"] for rows in tables])
     label = torch.tensor([i for i, files in enumerate(classes.values()) for _ in files])[file]
@@ -98,8 +98,7 @@ def read_files(
     names = tuple(classes)
     clips = Joined([rows["clips"] for rows in tables])
     train, test = (Files(clips, label, part, names) for part in (~test, test))
-    held_out = sorted(str(path.relative_to(folder)) for path in held)
-    return train, test, {**settings, **identity(folder, paths), "held out": held_out}
+    return train, test, {**about, "files": identity(folder, contents(paths, tables), classes, held)}
 
 
 def read_frames(path: File, fps: float, size: int, limits: Limits | None = None) -> Tensor:

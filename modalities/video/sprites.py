@@ -120,4 +120,5 @@ def read_sprites(config: Any) -> tuple[Sprites, Sprites, dict[str, Any]]:
     train, test, _ = read_fashion_mnist(config.root, None)
     keys = ("frames", "size", "clips", "seed")
     identity = {"sprites": VERSION, **{key: getattr(config, key) for key in keys}}
+    identity["garments"] = [train.identity, test.identity]
     return Sprites(train, config, False), Sprites(test, config, True), identity
