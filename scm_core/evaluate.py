@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib
 import json
 import platform
@@ -27,14 +28,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from torch import Tensor, nn
 
 import scm_core
 from scm_core import checkpoint, cli, config, evaluation, media, parallel, report
 from scm_core.checkpoint import Checkpoint
+from scm_core.conditioning import Condition
 from scm_core.errors import UserError
 from scm_core.evaluation import Advance, Bench, Plan, Row
 from scm_core.files import write_text
-from scm_core.modality import Features, ModalitySpec
+from scm_core.latents import fingerprint
+from scm_core.modality import DataModule, Features, ModalitySpec
 from scm_core.sample import open_checkpoint
 
 REAL, DECODED = "real test set", "real test set, decoded"
@@ -85,6 +89,7 @@ def evaluate(arguments: list[str], first: bool) -> None:
         device=student.device,
     )
     about = _about(student, teacher, full_config, bench, plan)
+    about["identity"] = getattr(data, "identity", None)
     rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about, first))
     if not first:
         return
@@ -110,11 +115,13 @@ def measure(
 
     The first row is the real test set, the second the same through a decoder that is not exact.
     """
+    seen = Seen(data)
     with _progress() as bar:
         with bar("real training samples", plan.reference) as advance:
-            reference = bench.reference(data, plan.reference, advance)
+            reference = bench.reference(seen, plan.reference, advance)
         with bar("real test samples", None) as advance:
-            test = bench.test(data, advance)
+            test = bench.test(seen, advance)
+        partial.compared_with(seen.digest.hexdigest())
         row = {"model": "real", "n": len(test.features)}
         if REAL not in partial.rows:
             partial.add({"name": REAL, **row, **bench.quality(reference, test)})
@@ -133,6 +140,24 @@ def measure(
     return list(partial.rows.values()), list(test.scores)
 
 
+class Seen:
+    """A data module, and a hash of all real media and conditions that it has given so far."""
+
+    def __init__(self, data: DataModule) -> None:
+        self.data, self.digest = data, hashlib.sha256()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
+
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
+        """As the data module's own."""
+        for shown, condition in self.data.real(split):
+            for values in (shown, *condition.values()):
+                content = values.cpu().contiguous().view(torch.uint8)
+                self.digest.update(content.numpy().tobytes())
+            yield shown, condition
+
+
 class Partial:
     """The rows finished so far, in a file that a repeated command goes on from."""
 
@@ -145,12 +170,18 @@ class Partial:
         """
         self.path, self.about, self.writes = folder / self.NAME, about, writes
         self.rows: dict[str, Row] = {}
+        self.media = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             found = json.loads(self.path.read_text())
             if found["about"] == json.loads(json.dumps(about)):
-                self.rows = found["rows"]
-        self.rows = parallel.every(self.rows)[0]
+                self.rows, self.media = dict(found["rows"]), found["media"]
+        self.rows, self.media = parallel.every((self.rows, self.media))[0]
         self._write()  # so that a folder that cannot be written to is found before hours of work
+
+    def compared_with(self, media: str) -> None:
+        """Forget rows that were compared with other real media than those of this hash."""
+        if media != self.media:
+            self.rows, self.media = {}, media
 
     def add(self, row: Row) -> None:
         """Keep a finished row."""
@@ -160,7 +191,7 @@ class Partial:
     def _write(self) -> None:
         if not self.writes:
             return
-        kept = {"about": self.about, "rows": self.rows}
+        kept = {"about": self.about, "media": self.media, "rows": self.rows}
         write_text(self.path, json.dumps(kept, indent=2) + "\n")
 
 
@@ -225,10 +256,18 @@ def _about(
         "batch_size": bench.batch_size,
         "precision": config.precision("auto", bench.device.type),
         "features": bench.features.name,
+        "extractor": _extractor(bench.features),
         "device": torch.cuda.get_device_name(bench.device) if cuda else processor,
         "threads": torch.get_num_threads(),
         "versions": {"scm_core": scm_core.__version__, "torch": torch.__version__},
     }
+
+
+def _extractor(features: Features) -> list[str]:
+    """Which features these are, whatever they are called: their class, and hashes of weights."""
+    parts = (features, *getattr(features, "__dict__", {}).values())
+    weights = [fingerprint(part) for part in parts if isinstance(part, nn.Module)]
+    return [f"{type(features).__module__}:{type(features).__qualname__}", *weights]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ SCHEMA = {"label": Label(2)}
 @dataclass
 class ToyData:
     size: int = 8
-    root: str | None = None
+    root: str | None = None  # says by which seed the data are drawn
 
 
 @dataclass
@@ -37,7 +37,7 @@ class ToyDataModule:
     condition = SCHEMA
 
     def __init__(self, data):
-        self.shape = (1, data.size)
+        self.shape, self.seed = (1, data.size), 2 * int(data.root or 0)
 
     def setup(self):
         pass
@@ -49,13 +49,14 @@ class ToyDataModule:
             yield Batch(x, {"label": (torch.arange(40) % 4 > 0).long()})
 
     def train_dataloader(self):
-        return self._batches(1, 100)
+        return self._batches(self.seed + 1, 100)
 
     def val_dataloader(self):
-        return self._batches(2, 10)
+        return self._batches(self.seed + 2, 10)
 
     def real(self, split):
-        for x, condition in self._batches(*{"train": (1, 100), "test": (2, 10)}[split]):
+        seed, count = {"train": (self.seed + 1, 100), "test": (self.seed + 2, 10)}[split]
+        for x, condition in self._batches(seed, count):
             yield x.double(), condition
 
 
@@ -239,7 +240,10 @@ def test_an_interrupted_evaluation_goes_on(student, monkeypatch):
         assert {key: a[key] for key in quality} == {key: b[key] for key in quality}
 
 
-def test_another_seed_does_not_take_up_the_rows_of_the_last(student, monkeypatch):
+@pytest.mark.parametrize(
+    "word", ["seed=1", "data.root=7", "features=test_evaluate:Doubled"], ids=str
+)
+def test_rows_of_another_seed_other_data_or_features_are_measured_again(student, monkeypatch, word):
     def interrupted(*args):
         raise KeyboardInterrupt
 
@@ -248,7 +252,7 @@ def test_another_seed_does_not_take_up_the_rows_of_the_last(student, monkeypatch
         run(student)
     partial = student.parent / "metrics.partial.json"
     left = json.loads(partial.read_text())["rows"]["real test set"]
-    fresh = run(student, "seed=1")["rows"][0]
+    fresh = run(student, word)["rows"][0]
     assert fresh["fd_toy"] != left["fd_toy"]
     assert not partial.exists()
 
@@ -271,6 +275,13 @@ def test_another_seed_does_not_take_up_the_rows_of_the_last(student, monkeypatch
 def test_what_a_user_gets_wrong_is_one_sentence(student, words, sentence):
     with pytest.raises(UserError, match=sentence):
         run(student, *words)
+
+
+class Doubled(ToyFeatures):
+    """Other features of the same name."""
+
+    def __call__(self, media):
+        return 2 * super().__call__(media)
 
 
 class Absolute:
