@@ -77,6 +77,61 @@ def test_verify_finds_a_cut_graph(monkeypatch):
     assert not report.ok and report.gradient == math.inf and report.difference < 1e-6
 
 
+class Attending(nn.Module):
+    """Two attentions, of which the second has a key's bias of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        x, _ = self.first(x, x, x, need_weights=False)
+        return nn.functional.scaled_dot_product_attention(
+            *(project(x)[:, None] for project in (self.query, self.key, self.value))
+        )[:, 0]
+
+
+def test_rounding_in_a_gradient_that_is_zero_is_no_error():
+    report = verify(Ignoring(Attending()), Batch(torch.randn(4, 6, 8), {}))
+    assert report.forward > 0 and report.ok, report
+
+
+def test_verify_finds_a_gradient_that_is_wrong_by_a_thousandth(monkeypatch):
+    def wrong(x):
+        value = sine(x.primal) + 1e-3 * (x.primal - x.primal.detach())
+        return Dual(value, x.tangent * x.primal.detach().cos())
+
+    monkeypatch.setitem(RULES, sine._opoverload, wrong)
+    report = verify(Ignoring(Sine()), batch())
+    assert not report.ok and report.gradient > 1e-4 and report.difference < 1e-6
+
+
+class Folding(nn.Module):
+    """A tent map again and again: thousands of kinks, and exact slopes between them."""
+
+    def forward(self, x):
+        for _ in range(12):
+            x = 1 - (2 * x - 1).abs()
+        return x
+
+
+def test_an_exact_jvp_that_agrees_outweighs_a_difference_across_a_kink():
+    report = verify(Ignoring(Folding()), batch())
+    assert report.difference > 1e-4 and report.ok, report
+    assert "across a kink: the exact jvp agrees" in str(report)
+
+
+class Detaching(nn.Module):
+    def forward(self, x):
+        return x * x.detach().square().mean(-1, keepdim=True).sqrt()
+
+
+def test_a_jvp_that_takes_the_detached_for_constant_is_no_reference():
+    report = verify(Ignoring(Detaching()), batch())
+    assert report.ok and report.jvp is None and report.difference < 1e-6, report
+
+
 def test_verify_reports_a_refusal_instead_of_raising():
     report = verify(Ignoring(nn.BatchNorm2d(2)), batch())
     assert not report.ok and "BatchNorm" in str(report)
