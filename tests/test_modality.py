@@ -28,6 +28,20 @@ def test_the_core_imports_no_modality():
     assert done.stdout.strip() == "[]"
 
 
+def test_what_draws_starts_without_what_only_trains():
+    """Lightning and torchvision take longer to import than two steps take to draw."""
+    code = (
+        "import sys\nfrom scm_core import modality, sample\n"
+        "for name in ('image', 'audio', 'video'):\n    modality.get(name)\n"
+        "late = {'lightning', 'torchvision', 'torchmetrics', 'matplotlib'}\n"
+        "print([name for name in late if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_source_file_of_the_core_names_a_modality_package():
     for path in (ROOT / "scm_core").rglob("*.py"):
         text = path.read_text()

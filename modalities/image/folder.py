@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from modalities.image.sets import Split, squared
 from scm_core.errors import UserError
@@ -115,7 +114,8 @@ def decode_file(
     if image.has_transparency_data and channels != 4:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return squared(functional.pil_to_tensor(image.convert(MODES[channels])), size)
+    pixels = torch.from_numpy(np.array(image.convert(MODES[channels])))
+    return squared(pixels.view(image.height, image.width, channels).permute(2, 0, 1), size)
 
 
 def _upright(image: Image.Image) -> Image.Image:

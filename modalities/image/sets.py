@@ -16,9 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from scm_core.cache import CACHE
 from scm_core.conditioning import Condition
@@ -89,6 +87,8 @@ def squared(images: Tensor, size: int | None) -> Tensor:
 
 
 def _square(images: Tensor, size: int) -> Tensor:
+    from torchvision.transforms.v2 import functional  # two seconds: only to read data
+
     return functional.center_crop(functional.resize(images, [size], antialias=True), [size, size])
 
 
@@ -108,6 +108,8 @@ def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tupl
 
     Raises UserError when it can be neither found in ``root`` nor downloaded.
     """
+    import torchvision
+
     folder = Path(root).expanduser() if root else CACHE
     splits = []
     for train in (True, False):
@@ -144,6 +146,8 @@ def _fashion_mnist(root: str | None) -> Path:
     except UserError:
         if root:
             raise
+    import torchvision
+
     with _download("Fashion-MNIST", ADVICE):
         torchvision.datasets.FashionMNIST(str(CACHE), download=True)
     return _downloaded()

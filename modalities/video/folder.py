@@ -13,7 +13,6 @@ from typing import Any
 import av
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from scm_core.cache import CACHE
 from scm_core.conditioning import Condition, Label
@@ -155,6 +154,8 @@ def _shown(decoded: Iterator[Any], fps: float, usual: float) -> Iterator[tuple[A
 
 def _square(frame: Any, wide: float, size: int) -> Tensor:
     """A frame's upright centre square, uint8 (3, size, size), of pixels ``wide`` times as wide."""
+    from torchvision.transforms.v2 import functional  # two seconds: only to read data
+
     picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
     height, width = frame.height, wide * frame.width
     scale = size / min(height, width)
