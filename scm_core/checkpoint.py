@@ -93,12 +93,15 @@ def export(
     statistics: dict[str, Any],
     autoencoder: nn.Module | None = None,
 ) -> None:
-    """Write averaged weights with all that sampling needs, atomically; UserError on a full disk.
+    """Write averaged weights with all that sampling needs, atomically.
 
     The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
+    UserError on a full disk, and for weights that are no numbers.
     """
     of_autoencoder = autoencoder.state_dict() if autoencoder else {}
     weights = {**weights, **{AUTOENCODER + key: value for key, value in of_autoencoder.items()}}
+    if strange := no_numbers(weights):
+        raise UserError(f"{path} is not written: training has diverged, {strange} is no numbers")
     described = {
         "format": FORMAT,
         "modality": config.modality,
@@ -247,9 +250,38 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise UserError(f"{path} does not state its {wrong[0]}")
             if "${" in json.dumps(described["config"]):  # as read: its own text may hide it
                 raise UserError(f"{path} has a configuration with ${{...}}, which is not looked up")
-            return described, _unpacked(weights)
+            _check_stated(path, described)
+            weights = _unpacked(weights)
+            if strange := no_numbers(weights):
+                raise UserError(
+                    f"{path} holds weights that are no numbers ({strange}): its training had "
+                    "diverged, or it is damaged"
+                )
+            return described, weights
     except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _check_stated(path: Path, described: dict[str, Any]) -> None:
+    """UserError for numbers that no model has."""
+    shape = described["shape"]
+    possible = {
+        "sigma_data": 1e-3 <= described["sigma_data"] <= 1e3,
+        "shape": len(shape) > 1 and all(type(size) is int and size > 0 for size in shape),
+        "step": described["step"] >= 0,
+    }
+    if wrong := [key for key, is_possible in possible.items() if not is_possible]:
+        raise UserError(f"{path} states {wrong[0]}={described[wrong[0]]}, which no model has")
+
+
+def no_numbers(weights: dict[str, Tensor]) -> str | None:
+    """The name of the first weight that holds NaN or infinity, if there is one."""
+    strange = (
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and not value.float().isfinite().all()
+    )
+    return next(strange, None)
 
 
 def _network(build: Callable[[], nn.Module], weights: dict[str, Tensor], source: Path) -> nn.Module:

@@ -13,6 +13,7 @@ with PyTorch on a batch of noise, in float32, and both are timed on the CPU.
 
 from __future__ import annotations
 
+import io
 import statistics
 import time
 import warnings
@@ -101,7 +102,7 @@ def main(arguments: list[str]) -> None:
         f" {1e3 * theirs:.1f} ms, PyTorch {1e3 * ours:.1f} ms",
         soft_wrap=True,
     )
-    if error > BAR:
+    if not error <= BAR:  # nor NaN
         raise UserError(f"{path} differs from PyTorch by more than {BAR:g}: do not use it")
 
 
@@ -121,9 +122,10 @@ def program(student: Student, example: tuple[Tensor, Condition]) -> torch.export
 
 def write_torch(student: Student, example: tuple[Tensor, Condition], path: Path) -> Run:
     """Write a .pt2 and return what it does."""
-    traced = program(student, example)
+    content = io.BytesIO()  # torch's own files end the process where a disk is full
+    torch.export.save(program(student, example), content)
     with replacing(path) as part:
-        torch.export.save(traced, part)
+        part.write_bytes(content.getbuffer())
     return torch.export.load(path).module()
 
 

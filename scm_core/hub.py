@@ -6,14 +6,14 @@ Keys (key=value):
   out=FOLDER         where the model, its figures and a model card go; required
   bits=8             to store weights in 8 bits, about half as large; to be evaluated anew
   licence=NAME       of the weights, for the card (apache-2.0, cc-by-4.0, ...)
-  repository=OWNER/NAME   also upload the folder to the Hugging Face hub, as whoever is logged in
+  repository=OWNER/NAME   also upload what was written to the Hugging Face hub, as whoever is
+                     logged in
 To use it: checkpoint=FOLDER, or checkpoint=hub:OWNER/NAME, with sample and evaluate.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from omegaconf import OmegaConf
 from scm_core import checkpoint, cli, config
 from scm_core.checkpoint import Checkpoint
 from scm_core.errors import UserError, first_line
-from scm_core.files import write_text
+from scm_core.files import copy, write_text
 
 PREFIX = "hub:"
 STUDENT = "student.safetensors"
 WEIGHTS = ("teacher.safetensors", "decoder.safetensors")  # beside it
 FIGURES = ("metrics.json", "quality_time.png")
+CARD = "README.md"
 UNEVALUATED = "It has not been evaluated."
 NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
@@ -59,31 +60,34 @@ def main(arguments: list[str]) -> None:
     if settings.bits not in (8, 16):
         raise UserError(f"bits={settings.bits} is neither 8 nor 16")
     place = f"{PREFIX}{settings.repository}" if settings.repository else settings.out
-    folder = save(model.path, Path(settings.out), settings.bits)
+    folder = Path(settings.out)
     described = card(model, settings.licence, place, evaluated=settings.bits == 16)
-    write_text(folder / "README.md", described)
-    cli.console.print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    files = save(model.path, folder, settings.bits, described)
+    cli.console.print(f"{folder}: {', '.join(files)}")
     if settings.repository:
-        cli.console.print(upload(folder, settings.repository))
+        cli.console.print(upload(folder, files, settings.repository))
 
 
-def save(student: Path, folder: Path, bits: int) -> Path:
-    """A student, its teacher and decoder, and, of the same weights alone, its figures.
+def save(student: Path, folder: Path, bits: int, described: str) -> list[str]:
+    """Write a student, its teacher and decoder, its card, and, of the same weights alone, its
+    figures; the names of these files.
 
-    UserError when the disk refuses.
+    UserError when the disk refuses, for weights that are no numbers, and for a folder with files of
+    another model.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (STUDENT, *WEIGHTS):
-            path = student if name == STUDENT else _beside(student, name)
-            if path:
-                (shutil.copyfile if bits == 16 else checkpoint.shrink)(path, folder / name)
-        for name in FIGURES if bits == 16 else ():
-            if found := _beside(student, name):
-                shutil.copyfile(found, folder / name)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
-    return folder
+    found = {name: _beside(student, name) for name in (*WEIGHTS, *(FIGURES if bits == 16 else ()))}
+    sources = {STUDENT: student, **{name: path for name, path in found.items() if path}}
+    if folder.resolve() == student.resolve().parent:
+        raise UserError(f"out={folder} is where the model itself lies: choose another folder")
+    if left := [n for n in (*WEIGHTS, *FIGURES) if n not in sources and (folder / n).exists()]:
+        raise UserError(f"out={folder} has {left[0]} of another model: choose another folder")
+    for name in {STUDENT, *WEIGHTS} & sources.keys():
+        checkpoint.read(sources[name])  # before anything is written: it may be of no use
+    for name, path in sources.items():
+        write = checkpoint.shrink if bits == 8 else copy
+        write(path, folder / name)
+    write_text(folder / CARD, described)
+    return [*sources, CARD]
 
 
 def _beside(student: Path, name: str) -> Path | None:
@@ -108,8 +112,11 @@ def find(name: str) -> Path:
     return Path(folder) / STUDENT
 
 
-def upload(folder: Path, repository: str) -> str:
-    """Upload a folder, making the repository where there is none; what that came to."""
+def upload(folder: Path, files: list[str], repository: str) -> str:
+    """Upload these files of a folder and no others, making the repository where there is none.
+
+    Returns what that came to.
+    """
     try:
         from huggingface_hub import HfApi
     except ImportError:
@@ -117,7 +124,8 @@ def upload(folder: Path, repository: str) -> str:
     try:
         api = HfApi()
         api.create_repo(repository, exist_ok=True)
-        return f"uploaded: {api.upload_folder(repo_id=repository, folder_path=folder)}"
+        done = api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files)
+        return f"uploaded: {done}"
     except Exception as error:
         raise UserError(f"{repository} cannot be uploaded to: {first_line(error)}") from error
 

@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from omegaconf import OmegaConf
 from rich.progress import track
@@ -97,16 +98,23 @@ def holds(shard: Path, root: Path, files: Sequence[Path]) -> bool:
 
 
 def write(shard: Path, root: Path, files: Sequence[Path]) -> None:
-    """Write one shard, whole or not at all. UserError when the disk refuses."""
+    """Write one shard, whole or not at all. UserError when the disk refuses, or a file is gone."""
     with replacing(shard) as part, tarfile.open(part, "w", dereference=True) as tar:
         for path in files:
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 info = tar.gettarinfo(arcname=path.relative_to(root).as_posix(), fileobj=file)
                 # Nothing of who packed them, and whole seconds, which take no second header.
                 info.uid = info.gid = 0
                 info.uname = info.gname = ""
                 info.mode, info.mtime = 0o644, int(info.mtime)
                 tar.addfile(info, file)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Students as graphs: what was written gives what PyTorch gives, for any batch."""
 
+import math
 import re
+import resource
 import subprocess
 import sys
 
@@ -100,6 +102,27 @@ def test_what_cannot_be_exported_is_one_sentence(words, sentence, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=sentence):
         export.main(words)
+
+
+def test_a_full_disk_is_one_sentence(toy, tmp_path):
+    """Torch's own writer would end the process."""
+    words = ["modality=toy_plugin:SPEC", f"checkpoint={toy}", "format=torch"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write .*x.pt2: File too large"):
+            export.main([*words, f"out={tmp_path / 'x.pt2'}"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_draws_no_numbers_is_not_passed(toy, tmp_path, monkeypatch):
+    nowhere = {"torch": lambda *_: lambda noise, condition: torch.full((1,), math.nan)}
+    monkeypatch.setattr(export, "WRITERS", nowhere)
+    words = ["modality=toy_plugin:SPEC", f"checkpoint={toy}", "format=torch"]
+    with pytest.raises(UserError, match="do not use it"):
+        export.main([*words, f"out={tmp_path / 'x.pt2'}"])
 
 
 def test_a_missing_extra_and_a_folder_that_refuses(toy, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Models are shared as folders with a card, and drawn from where they lie or on the hub."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,46 @@ def test_a_model_of_the_hub_is_found_by_its_name(shared, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(UserError, match="hub:a/b cannot be downloaded: no network$"):
         open_checkpoint("hub:a/b", None)
+
+
+def test_nothing_is_uploaded_but_what_was_written(shared, tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    sent = []
+
+    class Api:
+        def create_repo(self, *_, **__):
+            pass
+
+        def upload_folder(self, repo_id, folder_path, **patterns):
+            files = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*")]
+            sent.extend(huggingface_hub.utils.filter_repo_objects(files, **patterns))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    (tmp_path / "sub").mkdir()
+    for name in (".env", "key.pem", "notes.md", "sub/student.safetensors", ".lock"):
+        (tmp_path / name).write_text("secret")
+    hub.main([f"checkpoint={shared}", f"out={tmp_path}", "repository=a/b"])
+    assert sorted(sent) == sorted([hub.STUDENT, "teacher.safetensors", hub.CARD, *hub.FIGURES])
+
+
+def test_a_folder_is_of_one_model(refused, shared, tmp_path):
+    (tmp_path / "decoder.safetensors").write_text("another's")
+    said = refused("hub", "modality=image", f"out={tmp_path}")
+    assert "has decoder.safetensors of another model" in said
+    before = (shared / hub.STUDENT).read_bytes()
+    said = refused("hub", f"checkpoint={shared}", "bits=8", f"out={shared}")
+    assert "where the model itself lies" in said and (shared / hub.STUDENT).read_bytes() == before
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_full_disk_leaves_no_empty_student(refused, tmp_path, bits):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        said = refused("hub", "modality=image", f"bits={bits}", f"out={tmp_path}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot write" in said and not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_shared_is_one_sentence(tmp_path, monkeypatch):
