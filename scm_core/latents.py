@@ -27,9 +27,10 @@ ELEMENTS = 1 << 21  # of these samples together, at most, or one sample
 class Latents:
     """Another data module's samples as latents, float32 (B, C, *grid) of std sigma_data a channel.
 
-    They are encoded once and kept in `cache` under a hash of that data module's `identity` and of
-    the autoencoder's weights, so that latents of other data or another autoencoder are never used.
-    That data module has `train_set` and `test_set`, data sets whose `__getitems__` gives a `Batch`.
+    They are encoded once and kept in `cache` under a hash of that data module's `identity` and
+    `statistics` and of the autoencoder's weights, so that latents of other data or another
+    autoencoder are never used. That data module has `train_set` and `test_set`, data sets whose
+    `__getitems__` gives a `Batch`.
     """
 
     shape: tuple[int, ...]
@@ -45,14 +46,19 @@ class Latents:
     ) -> None:
         """Encode the samples of `data`, which has been set up, or read them from the cache."""
         self.data, self.condition, self.batch_size = data, data.condition, batch_size
-        weights = fingerprint(autoencoder)
-        made, facts = cached(cache, [data.identity, weights], lambda: encoded(data, autoencoder))
-        latents = {"autoencoder": weights, "of": list(data.shape), **facts}
-        self.statistics = {**data.statistics, "latents": latents}
-        self.train_set, self.test_set = (
-            standardised(made, split, latents) for split in ("train", "test")
-        )
+        weights, shape = fingerprint(autoencoder), list(data.shape)
+        identity = [data.identity, data.statistics, shape, weights]
+        self.made, facts = cached(cache, identity, lambda: encoded(data, autoencoder))
+        latents = {"autoencoder": weights, "of": shape, **facts}
+        self.standardise({**data.statistics, "latents": latents})
         self.shape = tuple(self.train_set.x.shape[1:])
+
+    def standardise(self, statistics: dict[str, Any]) -> None:
+        """Serve latents by these statistics."""
+        self.statistics = statistics
+        self.train_set, self.test_set = (
+            standardised(self.made, split, statistics["latents"]) for split in ("train", "test")
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches of the training split."""

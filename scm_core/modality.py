@@ -35,6 +35,9 @@ class DataModule(Protocol):
     evaluation compares with: batches of the media themselves, tensors (B, ...), of the split
     "train" in random order, or of "test" in the order of `val_dataloader`. Where decoding clips,
     `bounds` says to what: a lowest and a highest x, tensors that broadcast to (C, *grid).
+
+    One may also have `identity`, what its samples are made of on any machine, in plain containers,
+    and `standardise(statistics)`, which serves samples by those that a resumed run began with.
     """
 
     shape: tuple[int, ...]

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from scm_core import checkpoint, cli, config, generate, parallel, sharding
+from scm_core.claim import agreed
 from scm_core.conditioning import schema_to_dict
 from scm_core.ema import power_exponent
 from scm_core.errors import UserError, first_line
@@ -135,17 +136,22 @@ class Run:
         self.folder, self.lock = lock.folder, lock
         if self.folder.exists():  # a new one is not made before all is known to fit
             self._hold()
+        self._check_folder()
         self.seed = generate.fold(settings.seed)
         seed_everything(self.seed, verbose=False)
         self.data: DataModule = spec.build_data(settings)
         self.data.setup()
-        self.decoder: Decoder = spec.build_decoder(settings, self.data.statistics)
+        about = self._agree()
+        self.statistics = about["statistics"]
+        self.decoder: Decoder = spec.build_decoder(settings, self.statistics)
         self.autoencoder = self._autoencoder()
         self.pretrained = getattr(self.autoencoder, "pretrained", False)
         self.stages = self._stages()
         if not (self.folder / "config.yaml").exists():
             self._check_fit()
-        self._claim_folder()
+        self._hold()
+        self._write("data.json", json.dumps(about))
+        self._write("config.yaml", OmegaConf.to_yaml(settings, resolve=True))
 
     def train(self, name: str) -> None:
         """Train one stage, or resume it, and export its averaged weights; skip it when done."""
@@ -182,7 +188,7 @@ class Run:
                 config=self.settings,
                 shape=self.data.shape,
                 condition=self.data.condition,
-                statistics=self.data.statistics,
+                statistics=self.statistics,
                 autoencoder=None if self.pretrained or name == "decoder" else self.autoencoder,
             )
             guard.forget_previous()
@@ -201,7 +207,7 @@ class Run:
         """A new one of the data's samples, where this modality has one."""
         if not self.spec.build_autoencoder:
             return None
-        of_data = tuple(self.data.shape), self.data.statistics
+        of_data = tuple(self.data.shape), self.statistics
         return self.spec.build_autoencoder(self.settings, *of_data)
 
     def _check_fit(self) -> None:
@@ -219,9 +225,13 @@ class Run:
             self.autoencoder = self._autoencoder()  # the one in training may be sharded by now
             checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
         self.data = Latents(self.data, self.autoencoder, self.settings.data.batch_size)
-        latents = self.data.statistics["latents"]
+        path, measured = self.folder / "latents.json", self.data.statistics["latents"]
+        latents = agreed(path, measured, "on the latents of another decoder")
+        self.statistics = {**self.statistics, "latents": latents}
+        if latents != measured:
+            self.data.standardise(self.statistics)
         self.decoder = LatentDecoder(self.autoencoder, self.decoder, latents)
-        self._claim("latents.json", json.dumps(latents), "on the latents of another decoder")
+        self._write("latents.json", json.dumps(latents))
 
     def _build(self, name: str) -> Stage:
         shape, schema = tuple(self.data.shape), self.data.condition
@@ -306,34 +316,39 @@ class Run:
         """Have the folder for all processes of this run; UserError where another run has it."""
         self.lock.take()
 
-    @rank_zero_only
-    def _claim_folder(self) -> None:
-        """Write config.yaml and data.json, or refuse a folder that holds another run."""
-        self._hold()
+    def _check_folder(self) -> None:
+        """UserError where the folder holds another run."""
         saved = self.folder / "config.yaml"
-        described = json.dumps(
-            {
-                "shape": self.data.shape,
-                "condition": schema_to_dict(self.data.condition),
-                "statistics": self.data.statistics,
-            }
-        )
-        if saved.exists():
-            before = config.read_yaml(saved)
-            for key in ("modality", "backbone"):
-                if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
-                    raise UserError(
-                        f"{self.folder} holds a run with another {key}: choose another out="
-                    )
-        self._claim("data.json", described, "on other data")
-        write_text(saved, OmegaConf.to_yaml(self.settings, resolve=True))
+        if not saved.exists():
+            return
+        before = config.read_yaml(saved)
+        for key in ("modality", "backbone"):
+            if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
+                raise UserError(
+                    f"{self.folder} holds a run with another {key}: choose another out="
+                )
+
+    def _agree(self) -> dict[str, Any]:
+        """What data.json says of the data, which go on with the statistics that the run began with.
+
+        UserError where the folder holds a run on other data.
+        """
+        about = {
+            "shape": self.data.shape,
+            "condition": schema_to_dict(self.data.condition),
+            "statistics": self.data.statistics,
+        }
+        if (identity := getattr(self.data, "identity", None)) is not None:
+            about["identity"] = identity
+        about = agreed(self.folder / "data.json", about, "on other data")
+        same = about["statistics"] == json.loads(json.dumps(self.data.statistics))
+        if not same and hasattr(self.data, "standardise"):
+            self.data.standardise(about["statistics"])
+        return about
 
     @rank_zero_only
-    def _claim(self, name: str, described: str, other: str) -> None:
-        path = self.folder / name
-        if path.exists() and path.read_text() != described:
-            raise UserError(f"{self.folder} holds a run {other}: choose another out=")
-        write_text(path, described)
+    def _write(self, name: str, text: str) -> None:
+        write_text(self.folder / name, text)
 
 
 def trainer_of(options: Any, **more: Any) -> Trainer:
