@@ -92,10 +92,11 @@ def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
         return
     try:
         children = sorted(child for child in folder.iterdir() if not ignored(child.name))
+        kinds = [(child, child.is_dir()) for child in children]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
-    for child in children:
-        if child.is_dir():
+    for child, is_folder in kinds:
+        if is_folder:
             yield from walk(child, (*above, real))
         elif child.is_file():
             yield child
