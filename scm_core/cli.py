@@ -28,6 +28,7 @@ def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:
         print(usage.strip())
         sys.exit(0)
     quieten()
+    parallel.limit_threads()
     try:
         with stoppable():
             main(words)

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import scm_core
-from scm_core import cli, config
+from scm_core import cli, config, parallel
 from scm_core import modality as modalities
 from scm_core.cache import CACHE
 from scm_core.dual import flash
@@ -66,7 +66,11 @@ def versions() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
     """Processors, graphics cards, and room on the disk."""
     kind = torch.backends.cpu.get_cpu_capability()
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    wish = " (OMP_NUM_THREADS)" * ("OMP_NUM_THREADS" in os.environ)
+    threads = (
+        f"{os.cpu_count()} cores, {parallel.cpus()} of them for this process,"
+        f" {torch.get_num_threads()} threads{wish}"
+    )
     fast = config.precision("auto", "cpu")
     yield Finding("CPU", True, f"{kind}, {threads}, trains in {fast}")
     for i in range(torch.cuda.device_count()):

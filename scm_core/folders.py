@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from scm_core.cache import hashed
 from scm_core.errors import UserError, reason
 from scm_core.layout import empty_parts, ignored, layout, tell, tell_left_out
+from scm_core.parallel import cpus
 from scm_core.shards import File, members
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,8 @@ def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 
 def in_threads(read: Callable[[File], Read], paths: Sequence[File]) -> Iterator[Read]:
-    """What ``read`` makes of each file, in order, by as many threads as CPUs."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    """What ``read`` makes of each file, in order, by as many threads as CPUs may be used."""
+    with ThreadPoolExecutor(cpus()) as pool:
         for start in range(0, len(paths), 256):
             yield from pool.map(read, paths[start : start + 256])
 

@@ -9,12 +9,58 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
+
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def cpus() -> int:
+    """How many processors this process may use: its affinity mask, and what its cgroups allow."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, int(min([allowed, *quotas()])))
+
+
+def quotas() -> Iterator[float]:
+    """The processors that each cgroup around this process may keep busy, of version 1 or 2."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in OWN_CGROUPS.read_text().splitlines():
+            _, controllers, own = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = CGROUPS / "cpu" if controllers else CGROUPS
+            # In a container the path may be the host's, and its root the container's own.
+            for group in (root / own.strip("/"), *(root / own.strip("/")).parents):
+                if group.is_relative_to(root) and (quota := _quota(group)):
+                    yield quota
+
+
+def _quota(group: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        if (group / "cpu.max").exists():
+            used, period = (group / "cpu.max").read_text().split()
+        else:
+            used, period = (
+                (group / f"cpu.cfs_{key}_us").read_text() for key in ("quota", "period")
+            )
+        return int(used) / int(period) if int(used) > 0 else None
+    return None  # none is set, "max" or -1
+
+
+def limit_threads() -> None:
+    """Let torch compute with no more threads than `cpus`, unless OMP_NUM_THREADS says how many.
+
+    Left alone it takes one for each processor of the machine, which wait for each other where a
+    container may use a few.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), cpus()))
 
 
 def world() -> tuple[int, int]:

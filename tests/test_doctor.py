@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+import torch
 from packaging.requirements import Requirement
 
-from scm_core import doctor, modality
+from scm_core import cli, doctor, modality, parallel
 from scm_core.errors import UserError
 
 
@@ -54,3 +56,78 @@ def test_a_plugin_says_where_its_data_are(monkeypatch):
 def test_a_broken_plugin_is_a_finding():
     found = findings(doctor.plugin("no_such_module:SPEC"))
     assert not found["loads"].ok and "no_such_module" in found["loads"].said
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Sixteen processors, and cgroups that a test makes up."""
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(parallel, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(parallel, "OWN_CGROUPS", tmp_path / "own")
+
+    def made(own, files):
+        (tmp_path / "own").write_text(own)
+        for path, text in files.items():
+            (tmp_path / "cgroup" / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "cgroup" / path).write_text(text)
+
+    return made
+
+
+V1 = "3:cpuset:/x\n2:cpu,cpuacct:/docker/1\n1:name=systemd:/\n"
+
+
+@pytest.mark.parametrize(
+    "own, files, cpus",
+    [
+        ("0::/\n", {}, 16),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 16),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/job/1\n", {"job/1/cpu.max": "max 100000\n", "job/cpu.max": "300000 100000\n"}, 3),
+        ("0::/\n", {"cpu.max": "3200000 100000\n"}, 16),
+        ("0::/\n", {"cpu.max": "nonsense"}, 16),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
+        (V1, {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        (
+            V1,
+            {
+                "cpu/docker/1/cpu.cfs_quota_us": "500000\n",
+                "cpu/docker/1/cpu.cfs_period_us": "100000\n",
+                "cpuset/x/cpu.max": "100000 100000\n",
+            },
+            5,
+        ),
+        ("", {}, 16),
+    ],
+)
+def test_threads_are_as_many_as_the_cgroups_leave(machine, own, files, cpus):
+    machine(own, files)
+    assert parallel.cpus() == cpus
+
+
+def test_threads_are_as_many_as_the_affinity_mask_leaves(machine, monkeypatch):
+    machine("0::/\n", {"cpu.max": "800000 100000\n"})
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: {0, 5, 7})
+    assert parallel.cpus() == 3
+
+
+@pytest.mark.parametrize("wish, threads", [(None, 2), ("6", 6)])
+def test_every_command_limits_its_threads_unless_they_are_given(
+    machine, monkeypatch, wish, threads
+):
+    machine("0::/\n", {"cpu.max": "200000 100000\n"})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if wish:
+        monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(6)
+    try:
+        with pytest.raises(SystemExit):
+            cli.run(lambda _: seen.extend(doctor.devices()), "")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert f"2 of them for this process, {threads} threads" in findings(seen)["CPU"].said
+    assert ("(OMP_NUM_THREADS)" in findings(seen)["CPU"].said) == bool(wish)
