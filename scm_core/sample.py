@@ -18,6 +18,7 @@ Keys (key=value):
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,11 +89,18 @@ def main(arguments: list[str]) -> None:
     pictures = model.decoder.decode(x.to(model.device))
     seconds = time.perf_counter() - started
     facts = provenance_of(model, settings, condition)
-    files = write(model, pictures, Path(settings.out), facts, signer)
+    out = Path(settings.out)
+    before = samples_in(out)
+    files = write(model, pictures, out, facts, signer)
     cli.console.print(
         f"{settings.n} samples in {seconds:.2f} s from {model.path}: {files[0]}"
         f" and {len(files) - 1} files beside it"
     )
+    if older := sorted(path.name for path, _ in samples_in(out).items() & before.items()):
+        named = older[0] if len(older) == 1 else f"{len(older)} files, {older[0]} to {older[-1]}"
+        cli.console.print(
+            f"{out} still has samples that were drawn before: {named}", soft_wrap=True
+        )
     if signer and (unsigned := unsigned_like(files[1])):
         cli.console.print(f"not signed, as the decoder writes them itself: {', '.join(unsigned)}")
 
@@ -189,6 +197,12 @@ def signer_of(files: SignConfig) -> Signer | None:
     if not files.certificate or not files.key:
         raise UserError("to sign takes two files: sign.certificate=FILE and sign.key=FILE")
     return Signer(files.certificate, files.key)
+
+
+def samples_in(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The files in a folder that are called as samples are; what differs once one is rewritten."""
+    named = (path for path in folder.glob("*") if re.fullmatch(r"\d{5,}\..+", path.name))
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path in named for stat in [path.stat()]}
 
 
 def unsigned_like(sample: Path) -> list[str]:
