@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 0.05
 BROKEN = 0.01
+SYSTEM = ("/proc", "/sys")  # no disks, and full of links to everywhere
 
 Read = TypeVar("Read")
 
@@ -86,12 +87,15 @@ def classified(
 def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """All files in a folder and its subfolders; links are followed, but not back to ``above``.
 
-    What is hidden or a system's own is left out. UserError for a folder that cannot be read.
+    What is hidden or a system's own is left out. UserError for a folder that cannot be read, or
+    holds the system's processes (/proc), which have no end.
     """
     real = folder.resolve()
     if real in above:
         return
     try:
+        if real.stat().st_dev in {os.stat(path).st_dev for path in SYSTEM if os.path.ismount(path)}:
+            raise UserError(f"{folder} holds the system's own and no files to learn from.")
         children = sorted(child for child in folder.iterdir() if not ignored(child.name))
         kinds = [(child, child.is_dir()) for child in children]
     except OSError as error:

@@ -1,5 +1,7 @@
 """Folders and users as some machines have them: no home, any bytes in names, what is no file."""
 
+import getpass
+import importlib
 import os
 import tarfile
 from pathlib import Path
@@ -7,8 +9,11 @@ from pathlib import Path
 import pytest
 from images import prepared
 from PIL import Image
+from torch.utils.data import Dataset
 
+import scm_core
 from scm_core import cache, folders
+from scm_core.data import loader
 from scm_core.errors import UserError
 from scm_core.folders import classified
 
@@ -70,6 +75,37 @@ def test_without_a_home_there_is_a_warning_and_a_folder_of_ones_own(
     folder.symlink_to(tmp_path)  # as somebody else may have made it
     assert cache.kept(cache.user_folder() / "a.safetensors") is None
     assert not cache.user_folder().is_dir()
+
+
+def test_the_system_s_own_folders_are_no_data():
+    with pytest.raises(UserError, match="/proc/self holds the system's own"):
+        next(folders.walk(Path("/proc/self")))
+
+
+def test_a_user_without_a_name_has_a_number(monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    monkeypatch.setenv("LOGNAME", "")
+    importlib.reload(scm_core)
+    assert os.environ["LOGNAME"] == str(os.getuid())
+
+
+class Gone(Dataset):
+    """Samples whose files are gone."""
+
+    def __len__(self):
+        return 4
+
+    def __getitems__(self, indices):
+        raise UserError("a.png can no longer be read")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_says_is_one_sentence(workers):
+    with pytest.raises(UserError, match=r"^a.png can no longer be read$"):
+        next(iter(loader(Gone(), 2, workers)))
 
 
 def test_xdg_cache_home_is_where_caches_are(tmp_path, monkeypatch):
