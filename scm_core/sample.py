@@ -8,8 +8,8 @@ Keys (key=value):
   sampler=dpm        a teacher's: ddim, heun or dpm
   guidance=1.5       a teacher's; default: what the student was distilled with
   n=64               how many; batch_size=64 at a time
-  label=3            the condition's own names (one value, a class name, or a list [0,1,2] to cycle
-                     through); default: all classes in turn
+  label=3            the condition's own names: a class by its name, or else its number, or a list
+                     [0,1,2] to cycle through; default: all classes in turn
   decoder.vocoder= ...   the decoder's own keys, where they differ from those of the training
   seed=0             the same seed draws the same samples
   out=samples        folder for the overview and one file per sample
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,16 @@ def open_checkpoint(
     return checkpoint.load(existing[0], modality, device, decoder)
 
 
-def parse_condition(schema: Schema, asked: dict[str, str], n: int) -> Condition:
+def parse_condition(schema: Schema, asked: Mapping[str, str | list[str]], n: int) -> Condition:
     """`n` conditions from the words given; a list cycles, what is not given goes in turn."""
     condition = generate.cycled_condition(schema, n)
     for key, value in asked.items():
-        values = value.strip("[]").split(",") if isinstance(schema[key], Label) else [value]
-        parsed = torch.tensor([schema[key].parse(word.strip()) for word in values])
+        field = schema[key]
+        if isinstance(value, list):
+            values = [field.parse(word) for word in value]
+        else:
+            values = field.parse_list(value) if isinstance(field, Label) else [field.parse(value)]
+        parsed = torch.tensor(values)
         condition[key] = parsed[torch.arange(n) % len(parsed)]
     return condition
 

@@ -104,19 +104,21 @@ def request_model(name: str, served: Served, max_n: int, several: bool) -> type[
 def condition_type(key: str, field: Label | Vector) -> Any:
     """A condition's value as people write it, read by the rules of `scm_core.sample`."""
 
-    def read(value: Any) -> str | None:
+    def read(value: Any) -> str | list[str] | None:
         if value is None:
             return None
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        asked = str(value)
+        if value and isinstance(value, list):
+            asked = [str(one) for one in value]
+            asked = asked if isinstance(field, Label) else ",".join(asked)
         try:
-            parse_condition({key: field}, {key: text}, 1)
+            parse_condition({key: field}, {key: asked}, 1)
         except UserError as error:
             raise ValueError(str(error)) from None
-        return text
+        return asked
 
     if isinstance(field, Label):
-        numbers = range(field.first, field.first + field.classes)
-        one = {"enum": [*field.names, *numbers]}
+        one = {"enum": [*field.names, *field.numbers]}
         described = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     else:
         size = {"minItems": field.size, "maxItems": field.size}
