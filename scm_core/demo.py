@@ -7,6 +7,7 @@ Keys (key=value):
   checkpoint=FILE    instead: this student, a folder of python -m scm_core.hub, or hub:OWNER/NAME
   port=7860          of the page
   host=127.0.0.1     who can open it: this machine alone; 0.0.0.0 lets in the whole network
+  allowed_hosts=NAME the page's name, or a list, where it is opened by one: behind a proxy, say
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class DemoConfig:
     checkpoint: str | None = config.place()
     port: int = 7860
     host: str = "127.0.0.1"
+    allowed_hosts: Any = None
 
 
 def main(arguments: list[str]) -> None:
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> None:
     names = [names] if isinstance(names, str) else list(names)
     with cli.console.status("loading"):
         tabs = open_tabs(names, settings.checkpoint)
-    page.serve(tabs, settings.host, settings.port)
+    page.serve(tabs, settings.host, settings.port, settings.allowed_hosts)
 
 
 def open_tabs(names: list[str], checkpoint: str | None = None) -> dict[str, Live | str]:

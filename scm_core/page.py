@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import random
+import re
 import time
 from html import escape
 from pathlib import Path
@@ -17,10 +19,12 @@ from typing import Any
 import gradio as gr
 import torch
 from gradio.components import Component
+from starlette.middleware import Middleware
 
 from scm_core import cli
 from scm_core.conditioning import Label, Schema, Vector
 from scm_core.errors import UserError
+from scm_core.guard import Guard, reach
 from scm_core.live import REFERENCE, Drawn, File, Live
 from scm_core.sample import STEPS
 
@@ -34,13 +38,20 @@ ABOUT = (
 )
 # Not queued: a live request answers at once, and the model's own lock keeps them apart.
 LIVE = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
+# All that the page asks for: gradio has many more, which take files from any site and keep them.
+PATHS = re.compile(
+    r"/|/(theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/.+"
+    r"|/gradio_api/(startup-events|run/\w+)"
+)
 
 
-def serve(tabs: dict[str, Live | str], host: str, port: int) -> None:
+def serve(tabs: dict[str, Live | str], host: str, port: int, allowed_hosts: Any = None) -> None:
     """Show the page until it is interrupted; UserError where it cannot be served."""
     blocks = build(tabs)
+    guard = Middleware(Guard, host, allowed_hosts, PATHS)
     try:
         blocks.launch(
+            app_kwargs={"middleware": [guard]},
             server_name=host,
             server_port=port,
             share=False,
@@ -53,7 +64,8 @@ def serve(tabs: dict[str, Live | str], host: str, port: int) -> None:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"no page at {host}:{port}: is it taken? give another port=") from error
-    cli.console.print(f"Open {blocks.local_url} in a browser; Ctrl-C ends it.", soft_wrap=True)
+    opened = f"Open {blocks.local_url} in a browser; Ctrl-C ends it.{reach(host, allowed_hosts)}"
+    cli.console.print(opened, soft_wrap=True)
     blocks.block_thread()
 
 
@@ -69,6 +81,8 @@ def build(tabs: dict[str, Live | str]) -> gr.Blocks:
                         gr.HTML(notice(live))
                     else:
                         _fill(live)
+    for block in blocks.blocks.values():
+        block.GRADIO_CACHE = os.devnull  # where what a request points at would be kept
     return blocks
 
 

@@ -7,7 +7,9 @@ would have drawn. So their number changes neither the samples nor the noise that
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +63,16 @@ def limit_threads() -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), cpus()))
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, however that is."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def world() -> tuple[int, int]:

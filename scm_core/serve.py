@@ -7,6 +7,7 @@ Keys (key=value):
                         or hub:OWNER/NAME
   host=127.0.0.1        0.0.0.0 or :: to be reached from other machines
   port=8000             1024 to 65535
+  allowed_hosts=NAME    the server's name, or a list, where it is asked by one: behind a proxy, say
   max_batch_size=16     requests that are drawn together at most
   batch_timeout=0.01    seconds that a request waits for others to be drawn with
   queue=64              requests that wait or are being drawn; more are answered 429
@@ -40,6 +41,7 @@ class ServeConfig:
     modality: Any = None
     host: str = HOSTS[0]
     port: int = 8000
+    allowed_hosts: Any = None
     max_batch_size: int = 16
     batch_timeout: float = 0.01
     queue: int = 64
@@ -53,7 +55,8 @@ def main(arguments: list[str]) -> None:
     settings = config.merge(OmegaConf.structured(ServeConfig), ("command line", words))
     check(settings)
     try:
-        from scm_core.serving import sampler
+        from scm_core import guard
+        from scm_core.serving import processes, sampler
     except ModuleNotFoundError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from None
     names = settings.modality if isinstance(settings.modality, ListConfig) else [settings.modality]
@@ -66,10 +69,11 @@ def main(arguments: list[str]) -> None:
     served = {model.spec.name: sampler.describe(model) for model in models}
     address = f"http://{settings.host}:{settings.port}"
     cli.console.print(
-        f"serving {', '.join(served)} at {address}/sample, described at {address}/docs",
+        f"serving {', '.join(served)} at {address}/sample, described at {address}/docs"
+        f"{guard.reach(settings.host, settings.allowed_hosts)}",
         soft_wrap=True,
     )
-    sampler.run(served, decoder, settings)
+    processes.run(served, decoder, settings)
     cli.console.print("stopped")
 
 

@@ -1,8 +1,12 @@
 """The live page: its controls, its tabs with strangers among them, and all of it in a browser."""
 
+import json
 import shutil
+import socket
 import subprocess
 import sys
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import toy_plugin
@@ -83,6 +87,46 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'scm-core\[demo\]'"):
         main([])
+
+
+def test_the_page_takes_no_files_and_answers_no_other_site(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "kept"))
+    page = pytest.importorskip("scm_core.page", exc_type=ImportError)
+    part = b"--B\r\nContent-Disposition: form-data; name=files; filename=x\r\n\r\nx\r\n--B--\r\n"
+    file = {"path": "http://127.0.0.1:1/x", "meta": {"_type": "gradio.FileData"}}
+    seen = {}
+
+    def visit(blocks):
+        def status(path, body=None, **headers):
+            request = Request(blocks.local_url + path, body, headers)
+            try:
+                return urlopen(request, timeout=120).status
+            except HTTPError as error:
+                return error.code
+
+        def drawn(*values, **headers):
+            body, kind = json.dumps({"data": values}).encode(), "application/json"
+            return status("gradio_api/run/draw", body, **headers, **{"Content-Type": kind})
+
+        form = {"Content-Type": "multipart/form-data; boundary=B"}
+        seen["upload"] = status("gradio_api/upload", part, **form)
+        seen["elsewhere"] = [status(path) for path in ("monitoring", "gradio_api/file=x")]
+        seen["page"], seen["drawn"] = status(""), drawn(0, 2, 1, 1)
+        seen["rebound"] = drawn(0, 2, 1, 1, Host="rebound.example")
+        seen["foreign"] = drawn(0, 2, 1, 1, Origin="http://rebound.example")
+        seen["pointed at"] = drawn(0, 2, 1, file)
+        blocks.close()
+
+    monkeypatch.setattr(page.gr.Blocks, "block_thread", visit)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page.serve(open_tabs(["toy"]), "127.0.0.1", port)
+    assert (seen["page"], seen["drawn"]) == (200, 200)
+    assert (seen["upload"], seen["elsewhere"]) == (404, [404, 404])
+    assert (seen["rebound"], seen["foreign"], seen["pointed at"]) == (421, 403, 500)
+    kept = (tmp_path / "kept").glob("**/*")
+    assert not [path for path in kept if path.name != "vibe_edit_history"]
 
 
 def test_the_page_wants_a_student():

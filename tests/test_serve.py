@@ -1,15 +1,22 @@
 """The server: real requests to a real process, alone and together, right and wrong."""
 
+import asyncio
+import contextlib
 import io
 import json
+import multiprocessing
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -18,6 +25,7 @@ import pytest
 import toy_plugin
 from environment import ROOT
 from hypothesis import HealthCheck, given, settings
+from omegaconf import OmegaConf
 from PIL import Image
 
 from scm_core import checkpoint, provenance, sample, serve
@@ -25,6 +33,7 @@ from scm_core.errors import UserError
 
 schemathesis = pytest.importorskip("schemathesis")
 pytest.importorskip("litserve")
+uvicorn = pytest.importorskip("uvicorn")
 
 WORDS = ["modality=[image,toy_plugin:SPEC]", "max_n=4", "queue=8", "batch_timeout=0.1"]
 
@@ -53,12 +62,14 @@ def healthy(address):
         return False
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Of a server of the shipped images and of a plugin that is not installed; it stops cleanly."""
-    folder = tmp_path_factory.mktemp("server")
+def until(condition):
+    while not condition():  # as long as the test may take
+        time.sleep(0.05)
+
+
+def started(folder, port):
+    """A server of the shipped images and of a plugin that is not installed, once it answers."""
     toy_plugin.write_student(folder / "runs" / "toy-cpu" / "student.safetensors")
-    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "scm_core.serve", *WORDS, f"port={port}"],
         cwd=folder,
@@ -67,10 +78,18 @@ def address(tmp_path_factory):
         stderr=subprocess.STDOUT,
         text=True,
     )
+    while not healthy(f"http://127.0.0.1:{port}"):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.2)
+    return process
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of a server that stops cleanly in the end."""
+    port = free_port()
+    process = started(tmp_path_factory.mktemp("server"), port)
     try:
-        while not healthy(f"http://127.0.0.1:{port}"):
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
         said, _ = process.communicate()
@@ -161,29 +180,143 @@ def test_what_is_wrong_with_a_request_is_one_sentence(address, case):
 
 def test_a_request_that_is_too_large_is_refused(address):
     status, _, content = fetch(f"{address}/sample", b" " * 70_000)
-    assert status == 413 and json.loads(content) == {"detail": "Payload too large"}
+    assert status == 413 and b"larger than 65536 bytes" in content
 
 
-def test_more_requests_than_may_wait_are_told_so(address):
-    with ThreadPoolExecutor(16) as pool:
-        wanted = {"modality": "image", "n": 4, "steps": 64}
-        answers = list(pool.map(lambda _: fetch(f"{address}/sample", wanted), range(16)))
-    assert {status for status, *_ in answers} == {200, 429}
-    full = next(answer for answer in answers if answer[0] == 429)
-    assert full[1]["retry-after"] == "1" and b"8 requests wait already" in full[2]
-    assert fetch(f"{address}/sample", {"modality": "image"})[0] == 200
+def metric(address, name):
+    lines = fetch(f"{address}/metrics")[2].decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
+
+
+def answered(address, status):
+    return metric(address, f'scm_requests_total{{status="{status}"}}')
 
 
 def test_metrics_count_what_was_answered(address):
-    def answered(status):
-        lines = fetch(f"{address}/metrics")[2].decode().splitlines()
-        name = f'scm_requests_total{{status="{status}"}} '
-        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
-
-    before = answered(200), answered(422)
+    before = answered(address, 200), answered(address, 422)
     fetch(f"{address}/sample", {"modality": "toy"})
     fetch(f"{address}/sample", {"modality": "toy", "n": 0})
-    assert (answered(200), answered(422)) == (before[0] + 1, before[1] + 1)
+    after = answered(address, 200), answered(address, 422)
+    assert after == (before[0] + 1, before[1] + 1)
+
+
+def asked(address, body, length=None):
+    """A connection with a request for samples, of which `length` bytes are announced."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    client = socket.create_connection((host, int(port)), timeout=120)
+    said = f"Content-Type: application/json\r\nContent-Length: {length or len(body)}\r\n\r\n"
+    client.sendall(f"POST /sample HTTP/1.1\r\nHost: {host}\r\n{said}".encode() + body)
+    return client
+
+
+def test_slow_clients_lock_nobody_out(address):
+    """More of them than requests may wait, and more than connections may dawdle."""
+    from scm_core.serving.gate import DAWDLING
+
+    slow = [asked(address, b"{", length=10) for _ in range(DAWDLING + 20)]
+    assert metric(address, "scm_requests_waiting") == 0
+    assert fetch(f"{address}/sample", {"modality": "toy"})[0] == 200
+    with contextlib.suppress(ConnectionResetError):
+        assert slow[0].recv(1) == b""  # the first is closed by then
+    for client in slow:
+        client.close()
+
+
+def test_more_requests_than_may_wait_are_told_so_and_those_that_left_are_not_drawn(address):
+    body = json.dumps({"modality": "image", "n": 4, "steps": 64}).encode()
+    before = answered(address, 499)
+    clients = [asked(address, body) for _ in range(8)]
+    until(lambda: metric(address, "scm_requests_waiting") == 8)
+    status, headers, content = fetch(f"{address}/sample", {"modality": "image"})
+    assert status == 429 and headers["retry-after"] == "1" and b"8 requests wait" in content
+    for client in clients:
+        client.close()
+    until(lambda: metric(address, "scm_requests_waiting") == 0)
+    until(lambda: answered(address, 499) == before + 8)
+    assert fetch(f"{address}/sample", {"modality": "image"})[0] == 200
+
+
+def test_drawing_ends_with_the_step_after_which_nobody_waits():
+    from scm_core.serving import gate, sampler
+
+    model, places = sample.open_checkpoint(None, "image", device="cpu"), gate.Places(2)
+    settings = OmegaConf.structured(serve.ServeConfig)
+    drawing = sampler.Sampler({"image": sampler.describe(model)}, {}, settings, places)
+    tickets, steps = [places.take(), places.take()], []
+
+    def evaluate(x, t, condition):
+        steps.append(len(x))
+        places.leave(tickets[len(steps) - 1])  # one after each step
+        return x
+
+    vars(model)["model"] = evaluate
+    drawing.models = {"image": model}
+    wanted = {"modality": "image", "condition": {}, "format": "png"}
+    wanted["settings"] = {"steps": 8, "seed": 0, "n": 1}
+    requests = [drawing.decode_request({**wanted, "ticket": ticket}) for ticket in tickets]
+    answers = [drawing.encode_response(drawn) for drawn in drawing.predict(requests)]
+    assert steps == [2, 2] and [answer.status_code for answer in answers] == [499, 499]
+
+
+LARGE = b" " * 10_000_000  # more than fits on the way
+
+
+@pytest.mark.parametrize(
+    "headers", ["Host", "Host: x\r\n\r\n", "Host: x\r\nConnection: close\r\n\r\n"]
+)
+def test_a_client_that_does_not_get_on_is_disconnected(monkeypatch, headers):
+    """One that asks too slowly, and one that asks and takes no answer."""
+    from scm_core.serving import gate
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": LARGE})
+
+    async def talk():
+        config, lost = uvicorn.Config(app, log_level="error"), asyncio.Event()
+        state = uvicorn.server.ServerState()
+
+        class Watched(gate.Connection):
+            def connection_lost(self, error):
+                super().connection_lost(error)
+                lost.set()
+
+        config.load()
+        made = partial(Watched, config=config, server_state=state, app_state={})
+        server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.transport.pause_reading()
+        writer.write(f"GET / HTTP/1.1\r\n{headers}".encode())
+        await lost.wait()
+        assert not gate.Connection.dawdling
+        server.close()
+
+    monkeypatch.setattr(gate, "PATIENCE", 0.1)
+    asyncio.run(talk())
+
+
+def test_a_request_by_another_name_or_from_another_site_is_refused(address):
+    def status(**headers):
+        try:
+            return urlopen(Request(f"{address}/sample", b"{}", headers), timeout=120).status
+        except HTTPError as error:
+            return error.code
+
+    assert status(Host="rebound.example") == 421
+    assert status(Origin="http://rebound.example") == 403
+
+
+def test_a_process_that_ends_ends_the_server():
+    from scm_core.serving import processes
+
+    fork = multiprocessing.get_context("fork")
+    started = [fork.Process(target=time.sleep, args=(600,), name=name) for name in "ab"]
+    for process in started:
+        process.start()
+    started[0].kill()
+    with pytest.raises(UserError, match=r"ended, a \(SIGKILL\), and with it the server"):
+        processes.Server.watch(SimpleNamespace(started=started))
+    assert not started[1].is_alive()
 
 
 def test_the_description_has_a_page_and_real_types(address):
@@ -204,7 +337,7 @@ def test_no_request_of_a_fuzzer_is_the_servers_fault(address):
     )
     @given(case=described["/sample"]["POST"].as_strategy())
     def draw(case):
-        assert case.call().status_code < 500
+        assert case.call(timeout=300).status_code < 500  # as long as the test may take
 
     draw()
     assert healthy(address)
@@ -245,3 +378,21 @@ def test_formats_are_those_that_the_decoder_saves(modality, formats):
 
     model = sample.open_checkpoint(None, modality, device="cpu")
     assert describe(model).formats == formats
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["first", "queues", "draws", "answers"])
+def test_a_server_that_loses_a_process_leaves_none(tmp_path, killed):
+    """However one of its processes was killed: no port stays open, and no process."""
+    port = free_port()
+    server = started(tmp_path, port)
+    path = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+    queues, _, draws, answers = children = path.read_text().split()  # the second is Python's own
+    os.kill(int({**locals(), "first": server.pid}[killed]), signal.SIGKILL)
+    said, _ = server.communicate()
+    if killed != "first":
+        assert server.returncode == 2 and "(SIGKILL), and with it the server" in said
+        assert "Traceback" not in said
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    with pytest.raises(URLError):
+        urlopen(f"http://127.0.0.1:{port}/health", timeout=120)

@@ -1,10 +1,10 @@
-"""What is asked and answered over HTTP: request models, limits, errors, metrics, OpenAPI."""
+"""What is asked and answered over HTTP: request models, limits, errors, OpenAPI."""
 
 from __future__ import annotations
 
 import mimetypes
-import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,34 +22,29 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import scm_core
 from scm_core.conditioning import Label, Schema, Vector
 from scm_core.errors import UserError
+from scm_core.guard import TOO_LARGE, refusal
 from scm_core.sample import parse_condition
 
 PATH = "/sample"
-MAX_BYTES = 65_536  # of a request
 MAX_STEPS = 64
 MAX_SEED = 2**32 - 1
 ZIP = "application/zip"
 TOGETHER = "x-batch-requests"  # the header that says how many requests were drawn together
 STRICT = ConfigDict(extra="forbid", strict=True)
 REFUSALS = {
-    413: f"the request is larger than {MAX_BYTES} bytes",
+    403: "a page of another site asks",
+    413: TOO_LARGE,
+    421: "the host that is asked is none that is served",
     422: "the request is not as described; one sentence says where",
     429: "as many requests wait as may",
 }
 
-REQUESTS = Counter("scm_requests", "Answers to requests for samples", ["status"])
-SECONDS = Histogram("scm_request_seconds", "From a request to its answer")
-BATCHES = Histogram(
-    "scm_batch_requests",
-    "Requests drawn together with one, itself included",
-    buckets=(1, 2, 4, 8, 16, 32, 64),
-)
-WAITING = Gauge("scm_requests_waiting", "Requests that wait or are being drawn")
+Ticket = tuple[int, int]  # a request's place among those that wait, and its number
+TICKET: ContextVar[Ticket] = ContextVar("TICKET")  # of the request that is being answered
 
 mimetypes.add_type("audio/flac", ".flac")  # which Python 3.11 does not know
 
@@ -133,13 +127,8 @@ def plain(request: BaseModel) -> dict[str, Any]:
         "condition": request.condition.model_dump(exclude_none=True),
         "format": request.format,
         "settings": request.model_dump(include={"steps", "seed", "n"}),
+        "ticket": TICKET.get(),
     }
-
-
-def refusal(status: int, sentence: str) -> JSONResponse:
-    """An error that is the client's, in one sentence."""
-    printable = sentence.encode("utf-8", "backslashreplace").decode()
-    return JSONResponse({"detail": printable}, status)
 
 
 async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -150,46 +139,6 @@ async def invalid(_: Request, error: RequestValidationError) -> Response:
     where = [str(part) for part in first["loc"][1:]]
     reason = first["msg"].removeprefix("Value error, ")
     return refusal(422, f"{'.'.join(where)}: {reason}" if where else reason)
-
-
-class Gate:
-    """Lets at most `queue` requests in, answers 429 to more, and measures those that it let in."""
-
-    def __init__(self, app: ASGIApp, queue: int) -> None:
-        self.app, self.queue, self.waiting = app, queue, 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != PATH:
-            await self.app(scope, receive, send)
-        elif self.waiting >= self.queue:
-            REQUESTS.labels(429).inc()
-            full = refusal(429, f"{self.queue} requests wait already; try again soon")
-            full.headers["retry-after"] = "1"
-            await full(scope, receive, send)
-        else:
-            await self.measured(scope, receive, send)
-
-    async def measured(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and keep count of it and its answer."""
-        status, started = 500, time.perf_counter()
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if together := dict(message["headers"]).get(TOGETHER.encode()):
-                    BATCHES.observe(int(together))
-            await send(message)
-
-        self.waiting += 1
-        WAITING.set(self.waiting)
-        try:
-            await self.app(scope, receive, watched)
-        finally:
-            self.waiting -= 1
-            WAITING.set(self.waiting)
-            REQUESTS.labels(status).inc()
-            SECONDS.observe(time.perf_counter() - started)
 
 
 def complete(app: FastAPI, served: dict[str, Served]) -> None:

@@ -2,12 +2,11 @@
 
 One process answers HTTP and refuses what is wrong with a request (`scm_core.serving.http`); one for
 each device draws. LitServe fails a whole batch when one request of it does, so what arrives here
-has been checked there.
+has been checked there. What nobody waits for any more is not drawn (`scm_core.serving.gate`).
 """
 
-import multiprocessing
-import os
 import signal
+import sys
 import tempfile
 import time
 import zipfile
@@ -22,10 +21,11 @@ import litserve
 import torch
 from fastapi import Response
 from litserve.loops.simple_loops import BatchedLoop
+from litserve.utils import LitAPIStatus, LoopResponseType
 from omegaconf import DictConfig
 from torch import Tensor
 
-from scm_core import checkpoint, generate, provenance
+from scm_core import checkpoint, generate, parallel, provenance
 from scm_core.conditioning import Condition
 from scm_core.sample import (
     STEPS,
@@ -36,11 +36,11 @@ from scm_core.sample import (
     provenance_of,
 )
 from scm_core.serving import http
+from scm_core.serving.gate import Places
 
 Save = Callable[[Any, Path], Path]
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 10  # seconds in which requests are still answered when the server stops
+LEFT = 499  # nginx's status of a client that has left, which reads no answer
 
 # No postponed annotations: LitServe and FastAPI read those of `Sampler`.
 
@@ -48,6 +48,7 @@ GRACE = 10  # seconds in which requests are still answered when the server stops
 class Wanted(NamedTuple):
     """A request as tensors: `noise` (n, C, *grid), and `fresh`, as much for each later step."""
 
+    ticket: http.Ticket
     modality: str
     settings: SampleConfig
     format: str
@@ -64,19 +65,31 @@ class Drawn(NamedTuple):
     together: int
 
 
+class NobodyWaits(Exception):
+    """All clients of a batch have left."""
+
+
 class Sleeping(BatchedLoop):
     """LitServe's loop, asleep while nothing is asked: its own looks a thousand times a second."""
 
     def get_batch_requests(self, lit_api: Any, request_queue: Any, transport: Any) -> Any:
-        """The next requests, and those that waited too long, of which there are none."""
-        requests = [request_queue.get()]
-        deadline = time.monotonic() + lit_api.batch_timeout
+        """The next requests that somebody waits for; there are none that waited too long."""
+        requests, deadline = [], None
         while len(requests) < lit_api.max_batch_size:
+            timeout = deadline and max(0, deadline - time.monotonic())
             try:
-                requests.append(request_queue.get(timeout=max(0, deadline - time.monotonic())))
+                queue, uid, _, payload = request_queue.get(timeout=timeout)
             except Empty:
                 break
-        return [(queue, uid, payload) for queue, uid, _, payload in requests], []
+            except (EOFError, OSError):  # the queue's process is gone, and the first one ends all
+                sys.exit(1)
+            if lit_api.places.waits(payload["ticket"]):
+                requests.append((queue, uid, payload))
+                deadline = deadline or time.monotonic() + lit_api.batch_timeout
+            else:
+                done = LitAPIStatus.OK, LoopResponseType.REGULAR
+                self.put_response(transport, queue, uid, Response(status_code=LEFT), *done)
+        return requests, []
 
 
 class Sampler(litserve.LitAPI):
@@ -86,17 +99,21 @@ class Sampler(litserve.LitAPI):
     it would get alone, but for the rounding of a larger batch's arithmetic.
     """
 
-    def __init__(self, served: dict[str, http.Served], decoder: dict, settings: DictConfig) -> None:
+    def __init__(
+        self, served: dict[str, http.Served], decoder: dict, settings: DictConfig, places: Places
+    ) -> None:
         super().__init__(
             settings.max_batch_size, settings.batch_timeout, http.PATH, loop=Sleeping()
         )
-        self.served, self.decoder = served, decoder
+        self.served, self.decoder, self.places = served, decoder, places
         type(self).decode_request.__annotations__["request"] = http.body(served, settings.max_n)
 
     def setup(self, device: str) -> None:
         """Load the models in the process that draws."""
         # Ctrl-C reaches all processes; the first one ends this one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        parallel.end_with_parent()
+        parallel.limit_threads()
         self.models = {
             name: checkpoint.load(one.path, one.modality, device, self.decoder)
             for name, one in self.served.items()
@@ -104,7 +121,8 @@ class Sampler(litserve.LitAPI):
 
     def decode_request(self, request: dict[str, Any]) -> Wanted:
         """The tensors of a request that has been checked."""
-        model, settings = self.models[request["modality"]], SampleConfig(**request["settings"])
+        ticket, name, ending = request["ticket"], request["modality"], request["format"]
+        model, settings = self.models[name], SampleConfig(**request["settings"])
         condition = parse_condition(model.condition, request["condition"], settings.n)
         settings.batch_size = settings.n
         noise = generate.seeded_noise(model.shape, settings.n, settings.seed, model.sigma_data)
@@ -112,7 +130,7 @@ class Sampler(litserve.LitAPI):
         generator = generate.fresh_noise(settings.seed, 0)
         later = range(1, settings.steps if model.stage == "student" else 1)
         fresh = [torch.randn(noise.shape, generator=generator).to(noise) for _ in later]
-        return Wanted(request["modality"], settings, request["format"], condition, noise, fresh)
+        return Wanted(ticket, name, settings, ending, condition, noise, fresh)
 
     def predict(self, requests: list[Wanted]) -> list[Drawn]:
         """All samples of all requests, in their order."""
@@ -121,7 +139,10 @@ class Sampler(litserve.LitAPI):
             groups.setdefault((wanted.modality, wanted.settings.steps), []).append(place)
         drawn = {}
         for places in groups.values():
-            media = self.draw([requests[place] for place in places])
+            try:
+                media = self.draw([requests[place] for place in places])
+            except NobodyWaits:
+                media = iter(())
             for place in places:
                 one = requests[place]
                 drawn[place] = Drawn(one, list(islice(media, one.settings.n)), len(places))
@@ -129,8 +150,17 @@ class Sampler(litserve.LitAPI):
 
     @torch.no_grad()
     def draw(self, group: list[Wanted]) -> Iterator[Any]:
-        """The decoded samples of requests of one model and number of steps, one after the other."""
+        """The decoded samples of requests of one model and number of steps, one after the other.
+
+        NobodyWaits between two steps, where all clients have left.
+        """
         model = self.models[group[0].modality]
+
+        def network(*given: Any) -> Tensor:
+            if not any(self.places.waits(one.ticket) for one in group):
+                raise NobodyWaits
+            return model.model(*given)
+
         noise = torch.cat([one.noise for one in group])
         condition = {
             key: torch.cat([one.condition[key] for one in group]).to(model.device)
@@ -138,11 +168,13 @@ class Sampler(litserve.LitAPI):
         }
         fresh = [torch.cat(parts) for parts in zip(*(one.fresh for one in group), strict=True)]
         draw = drawer(model, steps=group[0].settings.steps)
-        return iter(model.decoder.decode(draw(model.model, noise, condition, fresh=fresh)))
+        return iter(model.decoder.decode(draw(network, noise, condition, fresh=fresh)))
 
     def encode_response(self, drawn: Drawn) -> Response:
-        """One file as it is, several as a ZIP archive."""
+        """One file as it is, several as a ZIP archive; nothing for a client that has left."""
         wanted = drawn.wanted
+        if not self.places.waits(wanted.ticket):
+            return Response(status_code=LEFT)
         model, first = self.models[wanted.modality], self.served[wanted.modality].formats[0]
         alone = wanted.format == first and hasattr(model.decoder, "play")
         save = model.decoder.play if alone else model.decoder.save
@@ -185,44 +217,3 @@ def describe(model: checkpoint.Checkpoint) -> http.Served:
     steps = STEPS if model.stage == "student" else TEACHER_STEPS
     formats = (first, *sorted(others))
     return http.Served(model.path, model.config.modality, model.condition, steps, formats)
-
-
-def run(served: dict[str, http.Served], decoder: dict[str, Any], settings: DictConfig) -> None:
-    """Serve until Ctrl-C or SIGTERM."""
-    server = litserve.LitServer(
-        Sampler(served, decoder, settings),
-        timeout=False,
-        max_payload_size=http.MAX_BYTES,
-        middlewares=[(http.Gate, {"queue": settings.queue})],
-    )
-    http.complete(server.app, served)
-    server.uvicorn_graceful_timeout = GRACE
-    stop_at_signals()
-    try:
-        server.run(
-            settings.host,
-            settings.port,
-            num_api_servers=1,  # which counts the requests that wait
-            log_level="warning",
-            generate_client_file=False,
-        )
-    except KeyboardInterrupt:  # LitServe handles it, but not while it starts
-        for process in multiprocessing.active_children():
-            process.terminate()
-
-
-def stop_at_signals() -> None:
-    """Make SIGTERM the same as Ctrl-C, and either of them final.
-
-    Both may be sent to all processes, of which this one stops the others: forked ones ignore them.
-    """
-    first = os.getpid()
-
-    def stop(*_: Any) -> None:
-        if os.getpid() == first:
-            for sent in STOPS:
-                signal.signal(sent, signal.SIG_IGN)
-            raise KeyboardInterrupt
-
-    for sent in STOPS:
-        signal.signal(sent, stop)
