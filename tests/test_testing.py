@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from toy_plugin import SPEC, ToyData, ToyDecoder, ToySet
 
-from scm_core import backbones, check, cli, modality
+from scm_core import backbones, check, cli, config, modality, testing
 from scm_core.conditioning import Label
 from scm_core.modality import SIGMA_DATA, Batch
-from scm_core.testing import check_modality
+from scm_core.testing import Fault, check_modality, network, prepare, seeded
 
 BUILT_IN = [entry.name for entry in modality.installed() if entry.value.startswith("modalities.")]
 
@@ -62,6 +62,15 @@ class Wrapped(nn.Module):
 
     def fast_t(self, x, t, condition):
         return self.inner(x, 1000 * t, condition)
+
+    def fast_t_behind_a_factor(self, x, t, condition):
+        return x * t.cos().view(-1, 1, 1) + 0.1 * self.inner(x, 1000 * t, condition)
+
+    def index_of_t(self, x, t, condition):
+        return self.inner(x, (1000 * t).floor(), condition)
+
+    def kinks(self, x, t, condition):
+        return (self.inner(x, t, condition) - 0.3 * x).abs() + x.relu() * t.view(-1, 1, 1)
 
     def cancelling(self, x, t, condition):
         return (self.inner(x, t, condition) + 100) - 100
@@ -197,17 +206,66 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found(name):
+def test_a_planted_fault_is_found(name, monkeypatch):
     spec, check_name, advice = FAULTS[name]
+    alone = getattr(testing, check_name.replace(" ", "_"))
+    monkeypatch.setattr(testing, "CHECKS", (alone,))
     report = check_modality(spec)
-    found = {result.name: result for result in report.results if not result.ok}
-    assert check_name in found, str(report)
-    assert advice in found[check_name].advice and advice in str(report), str(report)
+    assert report.failed() == [check_name], str(report)
+    assert advice in report.results[0].advice and advice in str(report), str(report)
+
+
+def found(check_of, spec, *words):
+    """What one check says: its figure, or the fault."""
+    command = config.parse(["modality=toy_plugin:SPEC", *words])
+    with seeded(0):
+        subject = prepare(spec, config.finish(spec, command))
+        try:
+            return check_of(subject)
+        except Fault as fault:
+            return fault
+
+
+@pytest.mark.parametrize("forward", ["fast_t_behind_a_factor", "index_of_t"])
+def test_a_fast_time_embedding_does_not_hide(forward):
+    fault = found(network.time_embedding, with_backbone(forward))
+    assert isinstance(fault, Fault) and "not 1000 t" in fault.advice
+
+
+def test_a_network_with_kinks_passes():
+    for check_of in (network.tangent, network.time_embedding):
+        assert isinstance(figure := found(check_of, with_backbone("kinks")), str), figure.advice
+
+
+def test_a_network_that_dual_refuses_is_checked_as_it_trains():
+    spec = with_backbone("batch_norm")
+    for check_of in (network.tangent, network.rules, network.bf16, network.time_embedding):
+        figure = found(check_of, spec, "student.tangent=difference")
+        assert isinstance(figure, str), figure.advice
+    assert "student.tangent=difference" in found(network.tangent, spec).advice
+    assert (
+        "too steep"
+        in found(network.tangent, with_backbone("fast_t"), "student.tangent=difference").advice
+    )
+
+
+def raising(self, media):
+    raise RuntimeError("out of luck")
+
+
+def test_an_exception_is_placed_and_points_above_only_where_something_failed(monkeypatch):
+    monkeypatch.setattr(testing, "CHECKS", (testing.statistics, testing.round_trip))
+    sound = with_decoder(encode=raising)
+    monkeypatch.setattr(sound.config, "__module__", __name__)
+    (advice,) = (one.advice for one in check_modality(sound).results if not one.ok)
+    line = raising.__code__.co_firstlineno + 1
+    assert advice == f"raised in test_testing.py, line {line}: mend it there"
+    faulty = replace(sound, build_data=with_data(dataset=OfStdOne).build_data)
+    assert "mend what is named above first" in check_modality(faulty).results[1].advice
 
 
 def test_an_op_without_a_rule_is_named_with_its_share():
-    report = check_modality(with_backbone("without_rule"))
-    figure = next(result.figure for result in report.results if result.name == "rules")
+    figure = found(network.rules, with_backbone("without_rule")).figure
     assert figure.startswith("hardswish ") and "% of a step" in figure
 
 

@@ -7,10 +7,13 @@ take.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from scm_core import config as configuration
+from scm_core import train
 from scm_core.dual import DualError
 from scm_core.modality import ModalitySpec
 from scm_core.testing.data import (
@@ -73,16 +76,20 @@ def check_modality(spec: ModalitySpec, *words: str) -> Conformance:
 
 def results(spec: ModalitySpec, *words: str) -> Iterator[Result]:
     """The checks of `check_modality` one by one, as they are done."""
-    command = configuration.parse([f"modality={spec.name}", *words])
+    config = configuration.finish(spec, configuration.parse([f"modality={spec.name}", *words]))
+    train.check(config)
     with seeded(0):
-        subject = prepare(spec, configuration.finish(spec, command))
+        subject = prepare(spec, config)
+    failed = False
     for check in CHECKS:
         with seeded(0):
-            result = _run(check, subject)
+            result = _run(check, subject, failed)
+        failed |= not result.ok
         yield result
 
 
-def _run(check: Callable[[Subject], str], subject: Subject) -> Result:
+def _run(check: Callable[[Subject], str], subject: Subject, failed: bool) -> Result:
+    """One check, after others of which some `failed`, or none."""
     name = check.__name__.replace("_", " ")
     try:
         return Result(name, True, check(subject))
@@ -92,4 +99,14 @@ def _run(check: Callable[[Subject], str], subject: Subject) -> Result:
         return Result(name, False, REFUSED, "see tangent")
     except Exception as error:  # whatever it is, it belongs in the report
         figure = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Result(name, False, figure, "it raised: mend what is named above first, then this")
+        advice = "mend what is named above first, then this" if failed else "mend it there"
+        return Result(name, False, figure, f"raised in {_place(error, subject.spec)}: {advice}")
+
+
+def _place(error: Exception, spec: ModalitySpec) -> str:
+    """The last line of the plugin's own that an exception came through."""
+    package, place = spec.config.__module__.partition(".")[0], "what the plugin built"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            place = f"{Path(frame.f_code.co_filename).name}, line {line}"
+    return place

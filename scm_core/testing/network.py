@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 
 import torch
@@ -15,28 +14,55 @@ from scm_core.trigflow import TrigFlow
 
 SLOW = 0.05  # share of a step's time in operations without a rule
 BF16_F, BF16_TANGENT = 0.05, 0.2  # relative errors under bf16 autocast
-TIMES = torch.linspace(0, math.pi / 2, 16)
+WIDER = 0.1  # what a difference twice as wide may differ by
+TIMES, STEP = torch.linspace(0.3, 1.55, 12), 0.01  # of t, in what its embedding is judged by
 FLATTEST = 1e-4  # how much F has to vary with t, relative to F
-STEEPEST = 20.0  # |dF/dt| near pi/2 over that; t itself gives 3, a Fourier scale of 16 above 100
+FASTEST = (
+    20.0  # frequency of t in F; trained networks here have 5 to 12, a Fourier scale of 16 has 150
+)
 STEPS, RATE, LEARNED = 400, 1e-3, 0.5  # of overfitting one batch, and the loss that may remain
 
 
 def tangent(subject: Subject) -> str:
-    """F's tangent by Dual against float64 finite differences and torch's own."""
+    """F's tangent, as student.tangent finds it.
+
+    By Dual against float64 finite differences and torch's own; a difference against a wider one.
+    """
+    if subject.by_difference:
+        return _wider(subject)
     x, given = subject.seen
     report = dual.verify(subject.backbone(), (x, given))
     if report.refusal is not None:
-        raise Fault(REFUSED, report.refusal)
+        raise Fault(REFUSED, f"{report.refusal}; or train it with student.tangent=difference")
     dtype = str(report.dtype).removeprefix("torch.")
     figure = f"error {report.difference:.1e} against finite differences in {dtype}"
+    if report.outweighed:
+        figure = f"error {report.jvp:.1e} against torch.func.jvp in {dtype}; F has kinks"
     if not report.ok:
         lines = "; ".join(line.strip() for line in str(report).splitlines()[1:])
         raise Fault(figure, f"a rule of Dual is wrong or F is not smooth: {lines}")
     return figure
 
 
+def _wider(subject: Subject) -> str:
+    x, t, given = point(subject)
+    narrow, wide = (
+        subject.jvp(
+            subject.network, (x, t), (k * x.roll(1, 0), k * torch.ones_like(t)), condition=given
+        )[1]
+        for k in (1, 2)
+    )
+    error = relative(wide.detach() / 2, narrow)
+    figure = f"by student.tangent=difference; one twice as wide differs by {error:.1%}"
+    if error > WIDER:
+        raise Fault(figure, "F is too steep or too rough for a difference: see time embedding")
+    return figure
+
+
 def rules(subject: Subject) -> str:
     """Operations without a rule of Dual, and their share of the time of a training step."""
+    if subject.by_difference:
+        return "none is needed: student.tangent=difference"
     network = copy.deepcopy(subject.network).train()
     x, t, given = point(subject)
 
@@ -65,9 +91,9 @@ def bf16(subject: Subject) -> str:
     x, t, given = point(subject)
     primals, tangents = (x, t), (x.roll(1, 0), torch.ones_like(t))
     with torch.no_grad():
-        exact = dual.jvp(subject.network, primals, tangents, condition=given)
+        exact = subject.jvp(subject.network, primals, tangents, condition=given)
         with torch.autocast(x.device.type, torch.bfloat16):
-            rough = dual.jvp(subject.network, primals, tangents, condition=given)
+            rough = subject.jvp(subject.network, primals, tangents, condition=given)
     F, dF = (relative(a.float(), b) for a, b in zip(rough, exact, strict=True))
     figure = f"F {F:.1%}, tangent {dF:.1%}"
     if F > BF16_F or dF > BF16_TANGENT:
@@ -80,30 +106,45 @@ def bf16(subject: Subject) -> str:
 
 
 def time_embedding(subject: Subject) -> str:
-    """|dF/dt| near pi/2, where a wild time embedding ruins the student.
+    """About the highest frequency of t in F: a fast time embedding ruins the student.
 
-    Over how much F varies with t at all, it is about the highest frequency of t in F: a straight
-    line over (0, pi/2) has 2.2, a sine of frequency f has f.
+    It is |d2F/dt2| over |dF/dt|, which for sin(f t) is f. What else F does with t, such as a factor
+    cos t, hides a fast embedding in dF/dt but not in d2F/dt2. Kinks count by their number alone, as
+    means of absolute values have it.
     """
-    x, _, given = point(subject)
-    late = torch.linspace(1.4, 1.56, len(x))
-    with torch.no_grad():
-        over_t = torch.stack([subject.network(x, t.expand(len(x)), given) for t in TIMES])
-        tangents = (torch.zeros_like(x), torch.ones_like(late))
-        _, dF = dual.jvp(subject.network, (x, late), tangents, condition=given)
-    varies = (over_t - over_t.mean(0)).square().mean().sqrt()
-    if varies < FLATTEST * over_t.square().mean().sqrt():
+    F = _over_time(subject)  # (3, times, B, C, *grid), at t - STEP, t and t + STEP
+    varies = (F[1] - F[1].mean(0)).square().mean().sqrt()
+    if varies < FLATTEST * F[1].square().mean().sqrt():
         advice = "the backbone ignores t: add scm_core.layers.TimeEmbedding to it"
         raise Fault(f"F varies by {varies:.1e} over all t", advice)
-    steepness = float(dF.square().mean().sqrt() / varies)
-    figure = f"|dF/dt| near pi/2 is {steepness:.2g} times what F varies by"
-    if steepness > STEEPEST:
+    slope, bend = (F[2] - F[0]) / (2 * STEP), (F[0] - 2 * F[1] + F[2]) / STEP**2
+    frequency = float(bend.abs().mean() / slope.abs().mean())
+    figure = f"F follows t at a frequency of about {frequency:.2g}"
+    if frequency > FASTEST:
         raise Fault(
             figure,
-            "embed t itself, not 1000 t, by frequencies of at most 1: "
+            "embed t itself, not 1000 t nor log tan t, by frequencies of at most 1: "
             "scm_core.layers.TimeEmbedding does",
         )
     return figure
+
+
+@torch.no_grad()
+def _over_time(subject: Subject) -> torch.Tensor:
+    """F of the same samples at the times around TIMES, in float64 unless it casts inside."""
+    x, _, given = point(subject)
+    network, times = copy.deepcopy(subject.network), TIMES + STEP * torch.tensor([[-1], [0], [1]])
+
+    def over(dtype: torch.dtype) -> torch.Tensor:
+        network.to(dtype)
+        there = {k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}
+        found = [network(x.to(dtype), t.to(dtype).expand(len(x)), there) for t in times.flatten()]
+        return torch.stack(found).unflatten(0, times.shape)
+
+    try:
+        return over(torch.float64)
+    except RuntimeError:
+        return over(torch.float32)
 
 
 def overfitting(subject: Subject) -> str:

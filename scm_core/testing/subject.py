@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from scm_core.conditioning import Condition
 from scm_core.dual.verification import awakened
 from scm_core.latents import run
 from scm_core.modality import SIGMA_DATA, Batch, DataModule, Decoder, ModalitySpec
+from scm_core.stages.student import TANGENTS
 
 REFUSED = "Dual cannot run the backbone"
 SAMPLES = 8  # of a batch, in the checks of the network
@@ -66,6 +67,16 @@ class Subject:
     def shape(self) -> tuple[int, ...]:
         """Of what the backbone is trained on."""
         return tuple(self.seen.x.shape[1:])
+
+    @property
+    def jvp(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """What gives F and its tangent in training."""
+        return TANGENTS[self.config.student.tangent]
+
+    @property
+    def by_difference(self) -> bool:
+        """Whether that is no business of Dual."""
+        return self.config.student.tangent == "difference"
 
     def backbone(self) -> nn.Module:
         """A fresh one."""
