@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from scm_core import config as configuration
+from scm_core import foreign
 from scm_core import modality as modalities
 from scm_core.conditioning import Condition, Schema, schema_from_dict, schema_to_dict
 from scm_core.errors import UserError
@@ -37,6 +38,7 @@ STATED = {"modality": str, "stage": str, "step": int, "sigma_data": float, "shap
 STATED |= {"condition": dict, "statistics": dict, "config": dict}
 # What a command was told about one run and one machine is not the model's.
 OF_THE_RUN = ("stage", "out", "max_steps", "max_time", "limits")
+LOOKED_UP = ("modality", "preset")  # before the rest of a configuration is read
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Checkpoint:
     sigma_data: float
     backbone: nn.Module
     decoder: modalities.Decoder
+    places: foreign.Places  # of its data, which an evaluation does not take from a file
 
     @property
     def device(self) -> torch.device:
@@ -157,10 +160,13 @@ def load(
     if modality and name != modality:
         raise UserError(f"{path} holds a model of {name}, not of {modality}")
     if ":" in name and not modality:
-        raise UserError(f"{path} is of a plugin that is not installed: give modality={name} too")
+        raise UserError(
+            f"{path} is of a plugin that is not installed, {name!r}; no file chooses what code "
+            "runs: name by modality= the one that you know and trust"
+        )
     spec = modalities.get(name)
     try:
-        return _built(path, spec, described, weights, device, decoder)
+        return _built(path, spec, described, weights, device, decoder or {})
     except UserError:
         raise
     except Exception as error:  # a file may describe anything
@@ -174,17 +180,25 @@ def _built(
     described: dict[str, Any],
     weights: dict[str, Tensor],
     device: torch.device | str,
-    decoder: configuration.Words | None,
+    words: configuration.Words,
 ) -> Checkpoint:
-    stated = {k: v for k, v in described["config"].items() if k not in OF_THE_RUN}
+    ignored = (*OF_THE_RUN, *LOOKED_UP)
+    stated = {k: v for k, v in described["config"].items() if k not in ignored}
     base = configuration.defaults(spec)
+    places: foreign.Places = {}
+    if not _ships(spec, path):
+        foreign.bound(described, stated, weights)
+        stated, places = foreign.without_places(stated, base)
     config = configuration.merge(base, (str(path), OmegaConf.create(stated)))
     config.modality = described["modality"]
-    config = configuration.merge(config, ("command line", decoder or {}))
+    config = configuration.merge(config, ("command line", words))
+    of_data = {key: places.pop(key) for key in list(places) if key.startswith("data.")}
+    foreign.refuse(path, places, words)
     shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
     weights, of_autoencoder = split(weights)
     backbone = _network(lambda: spec.build_backbone(config, shape, condition), weights, path)
-    decoder = spec.build_decoder(config, described["statistics"])
+    with foreign.Bounded(weights, path):
+        decoder = spec.build_decoder(config, described["statistics"])
     if latents := described["statistics"].get("latents"):
         autoencoder = build_autoencoder(spec, config, described["statistics"], of_autoencoder, path)
         decoder = LatentDecoder(autoencoder, decoder, latents)
@@ -200,7 +214,13 @@ def _built(
         sigma_data=described["sigma_data"],
         backbone=backbone.to(device).eval(),
         decoder=decoder,
+        places=of_data,
     )
+
+
+def _ships(spec: modalities.ModalitySpec, path: Path) -> bool:
+    """Whether a file came with the plugin, and is as good as its code."""
+    return bool(spec.checkpoints) and path.resolve().is_relative_to(spec.checkpoints.resolve())
 
 
 def build_autoencoder(
@@ -251,14 +271,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if "${" in json.dumps(described["config"]):  # as read: its own text may hide it
                 raise UserError(f"{path} has a configuration with ${{...}}, which is not looked up")
             _check_stated(path, described)
-            weights = _unpacked(weights)
+            weights = _unpacked(weights, path)
             if strange := no_numbers(weights):
                 raise UserError(
                     f"{path} holds weights that are no numbers ({strange}): its training had "
                     "diverged, or it is damaged"
                 )
             return described, weights
-    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
 
 
@@ -287,9 +307,11 @@ def no_numbers(weights: dict[str, Tensor]) -> str | None:
 def _network(build: Callable[[], nn.Module], weights: dict[str, Tensor], source: Path) -> nn.Module:
     """What `build` makes, with these weights; it takes no memory before they are known to fit."""
     # Some networks read numbers while they are built, which "meta" has not: the real one decides.
-    with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+    bounded = foreign.Bounded(weights, source)
+    with bounded, contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"):
         _check(build(), weights, source)
-    network = build()
+    with foreign.Bounded(weights, source):
+        network = build()
     load_weights(network, weights, source)
     return network
 
@@ -309,7 +331,7 @@ def load_weights(backbone: nn.Module, weights: dict[str, Tensor], source: Path) 
     backbone.load_state_dict(weights)
 
 
-def _unpacked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unpacked(weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """Weights as numbers, where `shrink` has put them into 8 bits."""
     found = {}
     for name, value in weights.items():
@@ -317,6 +339,8 @@ def _unpacked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         scale = weights.get(name + SCALE)
         if scale is not None:
+            if scale.shape != value.shape[:1]:
+                raise UserError(f"{source} has other scales than rows in {name}")
             value = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
         found[name] = value
     return found

@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from scm_core import modality as modalities
 from scm_core.errors import UserError, first_line
 from scm_core.limits import Limits
-from scm_core.words import Words, parse, place, places, typed, word
+from scm_core.words import Words, marked, parse, place, typed, word
 from scm_core.words import section as section  # for commands, beside the others
 
 LOOKED_UP = re.compile(r"\$\{(?!\.*\w[\w.]*\})")  # ${...} of more than another key's name
@@ -151,7 +151,7 @@ def merge(base: DictConfig, *layers: tuple[str, DictConfig | Words]) -> DictConf
             read = layer if isinstance(layer, DictConfig) else typed(layer, schema)
             base = OmegaConf.merge(base, read)
             OmegaConf.to_container(base, resolve=True)  # interpolations that lead nowhere
-            for key in places(schema):
+            for key in marked(schema, place=True):
                 if str(value := OmegaConf.select(base, key)).startswith("~"):
                     OmegaConf.update(base, key, os.path.expanduser(value))
         except ConfigKeyError as error:

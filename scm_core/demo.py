@@ -5,6 +5,7 @@ Keys (key=value):
                      plugins of other packages, each with its shipped student or, where none is
                      shipped, the one trained last in runs/
   checkpoint=FILE    instead: this student, a folder of python -m scm_core.hub, or hub:OWNER/NAME
+  decoder.vocoder= ...   the decoder's own keys, where they differ from those of the training
   port=7860          of the page
   host=127.0.0.1     who can open it: this machine alone; 0.0.0.0 lets in the whole network
   allowed_hosts=NAME the page's name, or a list, where it is opened by one: behind a proxy, say
@@ -41,7 +42,9 @@ class DemoConfig:
 def main(arguments: list[str]) -> None:
     """Serve the page until it is interrupted."""
     known = OmegaConf.structured(DemoConfig)
-    settings = config.merge(known, ("command line", config.parse(arguments)))
+    words = config.parse(arguments)
+    decoder = config.section(words, "decoder")
+    settings = config.merge(known, ("command line", words))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it is read when gradio is imported
     try:
         from scm_core import page
@@ -52,22 +55,26 @@ def main(arguments: list[str]) -> None:
     names = settings.modality or [entry.name for entry in modalities.installed()]
     names = [names] if isinstance(names, str) else list(names)
     with cli.console.status("loading"):
-        tabs = open_tabs(names, settings.checkpoint)
+        tabs = open_tabs(names, settings.checkpoint, decoder)
     page.serve(tabs, settings.host, settings.port, settings.allowed_hosts)
 
 
-def open_tabs(names: list[str], checkpoint: str | None = None) -> dict[str, Live | str]:
+def open_tabs(
+    names: list[str], checkpoint: str | None = None, decoder: config.Words | None = None
+) -> dict[str, Live | str]:
     """A warm student for each modality, or the sentence that says why there is none.
 
-    A `checkpoint` is the only tab. UserError where there is no student at all.
+    A `checkpoint` is the only tab. Words of the section `decoder` replace those of the training.
+    UserError where there is no student at all.
     """
     if checkpoint:
-        live = Live(open_checkpoint(checkpoint, names[0] if len(names) == 1 else None))
+        name = names[0] if len(names) == 1 else None
+        live = Live(open_checkpoint(checkpoint, name, decoder), decoder)
         return {live.student.spec.name: live}
     tabs: dict[str, Live | str] = {}
     for name in dict.fromkeys(names):
         try:
-            tabs[name] = Live(open_checkpoint(None, name))
+            tabs[name] = Live(open_checkpoint(None, name, decoder), decoder)
         except UserError as error:
             tabs[name] = str(error)
         except Exception as error:  # somebody's plugin may fail in any way

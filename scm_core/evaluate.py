@@ -31,7 +31,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
 import scm_core
-from scm_core import checkpoint, cli, config, evaluation, media, parallel, report
+from scm_core import checkpoint, cli, config, evaluation, foreign, media, parallel, report
 from scm_core.checkpoint import Checkpoint
 from scm_core.conditioning import Condition
 from scm_core.errors import UserError
@@ -75,6 +75,7 @@ def evaluate(arguments: list[str], first: bool) -> None:
     student, teacher = _models(settings, decoder)
     plan = evaluation.PLANS[preset]
     out = Path(settings.out) if settings.out else student.path.parent
+    foreign.refuse(student.path, student.places, of_data)
     full_config = config.merge(student.config, ("command line", of_data))
     data = student.spec.build_data(full_config)
     data.setup()

@@ -6,6 +6,7 @@ Keys (key=value):
   format=onnx        for onnxruntime and others; torch writes a .pt2 of torch.export
   steps=2            evaluations of the network that are in the graph
   out=FILE           what to write; required
+  decoder.pretrained= ...   the decoder's own keys, where they differ from those of the training
 The graph has all steps and, as far as it can be had as one, the decoder. Its inputs are `noise`,
 N(0, 1) of shape (steps, B, C, *grid), and the condition's own names. What was written is compared
 with PyTorch on a batch of noise, in float32, and both are timed on the CPU.
@@ -79,14 +80,16 @@ class Student(nn.Module):
 def main(arguments: list[str]) -> None:
     """Write the graph, compare it, and say what came of it."""
     known = OmegaConf.structured(ExportConfig)
-    settings = config.merge(known, ("command line", config.parse(arguments)))
+    words = config.parse(arguments)
+    decoder = config.section(words, "decoder")
+    settings = config.merge(known, ("command line", words))
     if not settings.out:
         raise UserError("write it to which file? give out=FILE")
     if settings.format not in WRITERS:
         raise UserError(f"format={settings.format} is neither {' nor '.join(WRITERS)}")
     if settings.steps < 1:
         raise UserError(f"steps={settings.steps} must be at least 1")
-    model = open_checkpoint(settings.checkpoint, settings.modality, device="cpu")
+    model = open_checkpoint(settings.checkpoint, settings.modality, decoder, device="cpu")
     if model.stage != "student":
         raise UserError(f"{model.path} holds a {model.stage}; only a student is a few steps")
     student = Student(model, settings.steps).eval()

@@ -6,6 +6,7 @@ Keys (key=value):
   out=FOLDER         where the model, its figures and a model card go; required
   bits=8             to store weights in 8 bits, about half as large; to be evaluated anew
   licence=NAME       of the weights, for the card (apache-2.0, cc-by-4.0, ...)
+  decoder.pretrained=NAME   the autoencoder, where it was trained with one from elsewhere
   repository=OWNER/NAME   also upload what was written to the Hugging Face hub, as whoever is
                      logged in
 To use it: checkpoint=FOLDER, or checkpoint=hub:OWNER/NAME, with sample and evaluate.
@@ -51,10 +52,12 @@ def main(arguments: list[str]) -> None:
     from scm_core.sample import open_checkpoint  # which finds models of the hub by this module
 
     known = OmegaConf.structured(ShareConfig)
-    settings = config.merge(known, ("command line", config.parse(arguments)))
+    words = config.parse(arguments)
+    decoder = config.section(words, "decoder")
+    settings = config.merge(known, ("command line", words))
     if not settings.out:
         raise UserError("share it in which folder? give out=FOLDER")
-    model = open_checkpoint(settings.checkpoint, settings.modality)
+    model = open_checkpoint(settings.checkpoint, settings.modality, decoder)
     if model.stage != "student":
         raise UserError(f"{model.path} holds a {model.stage}; checkpoint= wants a student")
     if settings.bits not in (8, 16):

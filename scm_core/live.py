@@ -29,6 +29,7 @@ from scm_core.sample import (
     provenance_of,
 )
 from scm_core.samplers import CountedModel
+from scm_core.words import Words
 
 REFERENCE = evaluation.FULL[0]  # the teacher's sampler and steps that a student is measured by
 
@@ -65,8 +66,11 @@ class Drawn:
 class Live:
     """A student and the teacher beside it, if any; one request is computed at a time."""
 
-    def __init__(self, student: Checkpoint) -> None:
-        """Warm both up, which the first draw would wait for; UserError for a teacher alone."""
+    def __init__(self, student: Checkpoint, decoder: Words | None = None) -> None:
+        """Warm both up, which the first draw would wait for; UserError for a teacher alone.
+
+        Words of the section `decoder` replace the teacher's, as they did the student's.
+        """
         if student.stage != "student":
             raise UserError(f"{student.path} holds a {student.stage}; the page wants a student")
         beside = student.path.with_name("teacher.safetensors")
@@ -74,7 +78,7 @@ class Live:
         self.lock = threading.Lock()
         self.first = self.draw({})
         if beside.exists():
-            self.teacher = checkpoint.load(beside, student.config.modality, student.device)
+            self.teacher = checkpoint.load(beside, student.config.modality, student.device, decoder)
             self._teacher({}, 0, steps=1)
 
     def draw(

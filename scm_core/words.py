@@ -24,9 +24,16 @@ NONE, UNIONS = type(None), (typing.Union, types.UnionType)
 
 
 def place() -> Any:
-    """A key that names a file, a folder or an address, by default none: `~` is the home in it, and
-    no file but a preset sets it (see `scm_core.checkpoint`)."""
+    """A key that names a file, a folder or an address, by default none.
+
+    `~` is the home in it, and a model's file does not choose it (see `scm_core.foreign`).
+    """
     return dataclasses.field(default=None, metadata={"place": True})
+
+
+def prose() -> Any:
+    """A key of any text, by default none, which names no place though it may look like one."""
+    return dataclasses.field(default=None, metadata={"place": False})
 
 
 def parse(arguments: list[str]) -> Words:
@@ -54,14 +61,16 @@ def section(words: Words, name: str) -> Words:
     return {key: words.pop(key) for key in found}
 
 
-def places(kind: type, prefix: str = "") -> list[str]:
-    """The dotted keys of a configuration dataclass that are a `place`."""
+def marked(kind: type, place: bool, prefix: str = "") -> list[str]:
+    """The dotted keys of a configuration dataclass that are a `place`, or else `prose`."""
     found = []
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         for one in dataclasses.fields(kind):
             key = f"{prefix}{one.name}"
-            found += [key] if "place" in one.metadata else places(hints[one.name], f"{key}.")
+            if one.metadata.get("place") is place:
+                found.append(key)
+            found += marked(hints[one.name], place, f"{key}.")
     return found
 
 
@@ -79,7 +88,7 @@ def typed(words: Words, schema: type) -> DictConfig:
             continue
         try:
             if all(map(_is_plain_list, kinds)):
-                OmegaConf.update(found, key, yaml.load(text, yaml.BaseLoader))
+                OmegaConf.update(found, key, yaml.BaseLoader(text).get_data())
             else:
                 found.merge_with_dotlist([f"{key}={text}"])
         except OmegaConfBaseException:

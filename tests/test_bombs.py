@@ -40,6 +40,20 @@ def bombs(tmp_path_factory):
     for suffix in ("mp4", "mkv"):
         hostile.video(folder / f"long.video.{suffix}", [0, 1, 20_000, 20_001])
         hostile.video(folder / f"large.video.{suffix}", [0, 1, 2], 4096, 2160)
+    wide = {"channels": [60_000, 1 << 30, 1 << 40]}
+    for name, changed in {
+        "overflowing": {"backbone__options": {"channels": [60_000, 1 << 19, 1 << 19]}},
+        "huge": {"backbone__options": {"channels": [50_000, 50_000]}},
+        "wide": {"backbone__options": wide},
+        "endless": {"backbone__options": {"blocks": 10**11}},
+        "embedded": {"backbone__options": {"embedding": 1 << 20}},
+        "spectral": {"mel__n_fft": 1 << 20},
+        "filtered": {"mel__n_fft": 1 << 16, "mel__mels": 1 << 14},
+        "classes": {"condition": {"label": {"kind": "label", "classes": 10**9}}},
+        "vector": {"condition": {"v": {"kind": "vector", "size": 10**9}}},
+        "shape": {"shape": [1, 1 << 20, 1 << 20]},
+    }.items():
+        hostile.model(folder / f"{name}.model.safetensors", **changed)
     return folder
 
 
@@ -57,10 +71,12 @@ for kind, make in (("picture", lambda path: hostile.png(path, 64, 64, 64)),
                    ("sound", lambda path: hostile.wav(path, 8000, 1)),
                    ("video", lambda path: hostile.gif(path, 32, 32, 4))):
     hostile.read(kind, make(folder.parent / kind))  # so that what libraries take is not counted
+hostile.read("model", hostile.SHIPPED.parents[1] / "audio" / "student.safetensors")
 before = peak()
 for limits in (Limits(), low):
     for path in sorted(folder.iterdir()):
-        if limits is low or path.name not in ("many.video.gif", "day.sound.wav"):
+        usual = path.name not in ("many.video.gif", "day.sound.wav")
+        if ".model." not in path.name if limits is low else usual:
             try:
                 said = f"read {tuple(hostile.read(path.name.split('.')[1], path, limits).shape)}"
             except Exception as error:
@@ -86,7 +102,8 @@ def said(bombs):
 
 def test_bombs_are_refused(said):
     """By the limits that everybody has, unless asked otherwise."""
-    found = {name: text for name, text in said[0].items() if "limits." not in text}
+    media = {name: text for name, text in said[0].items() if ".model." not in name}
+    found = {name: text for name, text in media.items() if "limits." not in text}
     assert set(found) == {
         "canvas.video.gif",  # refused by FFmpeg's own bounds
         "fast.sound.wav",
@@ -97,6 +114,14 @@ def test_bombs_are_refused(said):
     assert "Invalid" in found["canvas.video.gif"]
     assert all("is no sound's" in found[f"{name}.sound.wav"] for name in ("fast", "hertz"))
     assert all(found[f"large.video.{kind}"].startswith("read") for kind in ("mkv", "mp4"))
+
+
+def test_a_model_s_numbers_are_bound_by_its_weights(said):
+    """In two kilobytes, which is before any of it is built."""
+    found = {name: text for name, text in said[0].items() if ".model." in name}
+    assert len(found) == 10
+    for name, text in found.items():
+        assert "too large" in text or "larger model than its weights" in text, (name, text)
 
 
 def test_lower_limits_refuse_more(said):

@@ -156,13 +156,13 @@ def test_images_as_latents_of_a_pretrained_autoencoder(tmp_path, fashion_root):
     done = command("train", *words)
     assert done.returncode == 0, done.stderr
     assert not (out / "decoder.safetensors").exists()
-    student = f"checkpoint={out}/student.safetensors"
-    done = command("sample", student, "n=2", f"out={tmp_path}/drawn")
+    student = [f"checkpoint={out}/student.safetensors", f"decoder.pretrained={vae}"]
+    done = command("sample", *student, "n=2", f"out={tmp_path}/drawn")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "drawn" / "overview.png").exists()
     done = command("train", *words, "stage=decoder")
     assert (done.returncode, "none of teacher, student" in done.stderr) == (2, True)
     save("kl", vae)
-    done = command("sample", student, "n=2", f"out={tmp_path}/other")
+    done = command("sample", *student, "n=2", f"out={tmp_path}/other")
     assert done.returncode == 2
     assert "latents of another autoencoder" in done.stderr

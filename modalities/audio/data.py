@@ -23,7 +23,7 @@ from scm_core.errors import UserError
 from scm_core.limits import Limits
 from scm_core.modality import SIGMA_DATA, Batch
 from scm_core.prepared import Joined
-from scm_core.words import place
+from scm_core.words import place, prose
 
 NAMES = ("notes", "folder", "speech_commands")
 
@@ -48,9 +48,9 @@ class AudioData:
     pitch_low: int = 48
     pitch_high: int = 84
     velocities: int = 3
-    pattern: str | None = None
+    pattern: str | None = prose()
     normalise: str = "loudness"
-    licence: str | None = None
+    licence: str | None = prose()
 
 
 class Standardised(Dataset):
