@@ -155,6 +155,6 @@ def _splits(paths: Collection[PurePath]) -> dict[PurePath, str | None]:
         for home, kinds in parts.items()
         if "train" in kinds and len(kinds) > 1
     }
-    if not found and [part(name) for name in {path.parts[0] for path in paths}] == ["train"]:
+    if not found and {part(path.parts[0]) for path in paths} == {"train"}:
         return {PurePath(): None}
     return {home: kind for home, kind in found.items() if not set(home.parents) & set(found)}
