@@ -87,8 +87,8 @@ def cached(folder: Path, identity: Any, make: Callable[[], Table]) -> Table:
     path = place(folder, identity)
     table = kept(path)
     if table is None:
-        keep(path, made := make())
-        table = kept(path) or made  # mapped now, and out of memory
+        table = make()
+        keep(path, table)
     return table
 
 

@@ -48,17 +48,23 @@ class Latents:
         self.data, self.condition, self.batch_size = data, data.condition, batch_size
         weights, shape = fingerprint(autoencoder), list(data.shape)
         identity = [data.identity, data.statistics, shape, weights]
-        self.made, facts = cached(cache, identity, lambda: encoded(data, autoencoder))
+        made, facts = cached(cache, identity, lambda: encoded(data, autoencoder))
         latents = {"autoencoder": weights, "of": shape, **facts}
-        self.standardise({**data.statistics, "latents": latents})
+        self.statistics = {**data.statistics, "latents": latents}
+        self.train_set, self.test_set = (
+            standardised(made, split, latents) for split in ("train", "test")
+        )
         self.shape = tuple(self.train_set.x.shape[1:])
 
     def standardise(self, statistics: dict[str, Any]) -> None:
-        """Serve latents by these statistics."""
-        self.statistics = statistics
-        self.train_set, self.test_set = (
-            standardised(self.made, split, statistics["latents"]) for split in ("train", "test")
+        """Serve latents by these statistics instead."""
+        (mean, std), (other, spread) = (
+            channelwise(known["latents"], len(self.shape) - 1)
+            for known in (self.statistics, statistics)
         )
+        for samples in (self.train_set, self.test_set):
+            samples.x.mul_(std / spread).add_((mean - other) / spread * SIGMA_DATA)
+        self.statistics = statistics
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches of the training split."""

@@ -7,8 +7,9 @@ that points at other files (playlists, edit lists) or starts a program (PostScri
 from __future__ import annotations
 
 import contextlib
+import errno
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,22 +62,27 @@ class Watched:
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
-        return self._noting(self.file.read, size)
+        try:
+            return self.file.read(size)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go elsewhere."""
-        return self._noting(self.file.seek, offset, whence)
+        """Go elsewhere; -1 where there is no such place, which damaged bytes may name."""
+        try:
+            return self.file.seek(offset, whence)
+        except ValueError:
+            return -1
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return -1
+            self.error = self.error or error
+            raise
 
     def tell(self) -> int:
         """Where the next bytes lie."""
         return self.file.tell()
-
-    def _noting(self, call: Callable[..., Any], *arguments: int) -> Any:
-        try:
-            return call(*arguments)
-        except OSError as error:
-            self.error = self.error or error
-            raise
 
 
 @contextlib.contextmanager

@@ -81,6 +81,19 @@ def test_latents_are_standardised_and_decode_to_the_media(tmp_path):
     assert not decoder.exact and decoder.seconds(None) == 1.5
 
 
+def test_latents_by_other_statistics_decode_to_the_same_media(tmp_path):
+    data, folded = Data(), Folded()
+    latents = Latents(data, folded, 100, tmp_path)
+    statistics = json.loads(json.dumps(latents.statistics))
+    statistics["latents"] |= {"mean": [0.5, -1.0], "std": [2.0, 4.0]}
+    latents.standardise(statistics)
+    assert latents.statistics == statistics
+    decoder = LatentDecoder(folded, Plain(), statistics["latents"])
+    original = data.train_set.__getitems__([3, 5])
+    x = latents.train_set.__getitems__([3, 5]).x
+    torch.testing.assert_close(decoder.decode(x), original.x, atol=0.02, rtol=0)
+
+
 def test_the_cache_is_of_these_data_and_this_autoencoder(tmp_path):
     data, folded = Data(), Folded()
     Latents(data, folded, 100, tmp_path)
