@@ -25,8 +25,9 @@ EVERYWHERE = ("0.0.0.0", "::")
 class Guard:
     """Middleware that refuses what comes from another site or is too large.
 
-    What it passes on has arrived as a whole. `allowed_hosts` are names, or one, beside localhost
-    and the addresses that are listened on; `paths` are served, where not all are.
+    What it passes on has arrived as a whole, which the connection is told. `allowed_hosts` are
+    names, or one, beside localhost and the addresses that are listened on; `paths` are served,
+    where not all are.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Guard:
             with contextlib.suppress(ClientDisconnect):
                 body = await whole(receive)
                 answer = self.app if len(body) <= MAX_BYTES else refusal(413, TOO_LARGE)
-                await answer(scope, again(body, receive), send)
+                await in_turn(answer)(scope, again(body, receive), send)
 
     def refused(self, scope: Scope) -> JSONResponse | None:
         """Why a request is not for here, if so."""
@@ -99,6 +100,23 @@ async def whole(receive: Receive) -> bytes:
         body += message.get("body", b"")[: MAX_BYTES + 1 - len(body)]
         more = message.get("more_body", False)
     return body
+
+
+def in_turn(app: ASGIApp) -> ASGIApp:
+    """The same, which tells its connection that it is our turn until the answer begins."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["state"]["connection"]
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                connection.hurry()
+            await send(message)
+
+        connection.rest()
+        await app(scope, receive, sent)
+
+    return answer
 
 
 def again(body: bytes, receive: Receive) -> Receive:

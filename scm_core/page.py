@@ -7,10 +7,12 @@ and nothing is left on the disk.
 from __future__ import annotations
 
 import base64
+import contextlib
 import math
 import os
 import random
 import re
+import socket
 import time
 from html import escape
 from pathlib import Path
@@ -18,13 +20,16 @@ from typing import Any
 
 import gradio as gr
 import torch
+import uvicorn
+from fastapi import FastAPI
 from gradio.components import Component
 from starlette.middleware import Middleware
 
 from scm_core import cli
 from scm_core.conditioning import Label, Schema, Vector
+from scm_core.connection import Connection
 from scm_core.errors import UserError
-from scm_core.guard import Guard, reach
+from scm_core.guard import EVERYWHERE, Guard, reach
 from scm_core.live import REFERENCE, Drawn, File, Live
 from scm_core.sample import STEPS
 
@@ -41,32 +46,34 @@ LIVE = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"
 # All that the page asks for: gradio has many more, which take files from any site and keep them.
 PATHS = re.compile(
     r"/|/(theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/.+"
-    r"|/gradio_api/(startup-events|run/\w+)"
+    r"|/gradio_api/run/\w+"
 )
 
 
 def serve(tabs: dict[str, Live | str], host: str, port: int, allowed_hosts: Any = None) -> None:
     """Show the page until it is interrupted; UserError where it cannot be served."""
-    blocks = build(tabs)
-    guard = Middleware(Guard, host, allowed_hosts, PATHS)
     try:
-        blocks.launch(
-            app_kwargs={"middleware": [guard]},
-            server_name=host,
-            server_port=port,
-            share=False,
-            ssr_mode=False,
-            quiet=True,
-            footer_links=[],
-            prevent_thread_lock=True,
-            theme=gr.themes.Default(primary_hue="indigo", spacing_size="sm", **FONTS),
-            css_paths=STYLE,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"no page at {host}:{port}: is it taken? give another port=") from error
-    opened = f"Open {blocks.local_url} in a browser; Ctrl-C ends it.{reach(host, allowed_hosts)}"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"no page at {host}:{port}: {why}; give another port=") from error
+    app = gr.mount_gradio_app(
+        FastAPI(middleware=[Middleware(Guard, host, allowed_hosts, PATHS)]),
+        build(tabs),
+        path="/",
+        server_name=host,
+        server_port=port,
+        footer_links=[],
+        ssr_mode=False,
+        theme=gr.themes.Default(primary_hue="indigo", spacing_size="sm", **FONTS),
+        css_paths=STYLE,
+    )
+    address = f"http://{'localhost' if host in EVERYWHERE else host}:{port}"
+    opened = f"Open {address} in a browser; Ctrl-C ends it.{reach(host, allowed_hosts)}"
     cli.console.print(opened, soft_wrap=True)
-    blocks.block_thread()
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(uvicorn.Config(app, log_level="error", http=Connection)).run([listener])
 
 
 def build(tabs: dict[str, Live | str]) -> gr.Blocks:

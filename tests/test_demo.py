@@ -1,10 +1,12 @@
 """The live page: its controls, its tabs with strangers among them, and all of it in a browser."""
 
+import asyncio
 import json
 import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -96,9 +98,13 @@ def test_the_page_takes_no_files_and_answers_no_other_site(toy, tmp_path, monkey
     file = {"path": "http://127.0.0.1:1/x", "meta": {"_type": "gradio.FileData"}}
     seen = {}
 
-    def visit(blocks):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def visit():
         def status(path, body=None, **headers):
-            request = Request(blocks.local_url + path, body, headers)
+            request = Request(f"http://127.0.0.1:{port}/{path}", body, headers)
             try:
                 return urlopen(request, timeout=120).status
             except HTTPError as error:
@@ -115,16 +121,27 @@ def test_the_page_takes_no_files_and_answers_no_other_site(toy, tmp_path, monkey
         seen["rebound"] = drawn(0, 2, 1, 1, Host="rebound.example")
         seen["foreign"] = drawn(0, 2, 1, 1, Origin="http://rebound.example")
         seen["pointed at"] = drawn(0, 2, 1, file)
-        blocks.close()
 
-    monkeypatch.setattr(page.gr.Blocks, "block_thread", visit)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    page.serve(open_tabs(["toy"]), "127.0.0.1", port)
+    def visit_and_leave(server):
+        try:
+            visit()
+        finally:
+            server.should_exit = True
+
+    def run(server, listeners):
+        with ThreadPoolExecutor() as pool:
+            visits = pool.submit(visit_and_leave, server)
+            asyncio.run(server.serve(listeners))
+            visits.result()
+
+    monkeypatch.setattr(page.uvicorn.Server, "run", run)
+    tabs = open_tabs(["toy"])
+    page.serve(tabs, "127.0.0.1", port)
     assert (seen["page"], seen["drawn"]) == (200, 200)
     assert (seen["upload"], seen["elsewhere"]) == (404, [404, 404])
     assert (seen["rebound"], seen["foreign"], seen["pointed at"]) == (421, 403, 500)
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(UserError, match="another port="):
+        page.serve(tabs, "127.0.0.1", port)
     kept = (tmp_path / "kept").glob("**/*")
     assert not [path for path in kept if path.name != "vibe_edit_history"]
 

@@ -1,6 +1,7 @@
 """Whom the server and the page answer, by the request's host, origin and size."""
 
 import re
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -20,7 +21,12 @@ def client(host=HERE, **options):
         request = await receive()
         await Response(str(len(request["body"])))(scope, receive, send)
 
-    return TestClient(guard.Guard(app, host, **options))
+    guarded = guard.Guard(app, host, **options)
+
+    async def connected(scope, receive, send):
+        await guarded({**scope, "state": {"connection": MagicMock()}}, receive, send)
+
+    return TestClient(connected)
 
 
 @pytest.mark.parametrize(

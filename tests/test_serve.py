@@ -212,7 +212,7 @@ def asked(address, body, length=None):
 
 def test_slow_clients_lock_nobody_out(address):
     """More of them than requests may wait, and more than connections may dawdle."""
-    from scm_core.serving.gate import DAWDLING
+    from scm_core.connection import DAWDLING
 
     slow = [asked(address, b"{", length=10) for _ in range(DAWDLING + 20)]
     assert metric(address, "scm_requests_waiting") == 0
@@ -267,7 +267,7 @@ LARGE = b" " * 10_000_000  # more than fits on the way
 )
 def test_a_client_that_does_not_get_on_is_disconnected(monkeypatch, headers):
     """One that asks too slowly, and one that asks and takes no answer."""
-    from scm_core.serving import gate
+    from scm_core import connection
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -277,7 +277,7 @@ def test_a_client_that_does_not_get_on_is_disconnected(monkeypatch, headers):
         config, lost = uvicorn.Config(app, log_level="error"), asyncio.Event()
         state = uvicorn.server.ServerState()
 
-        class Watched(gate.Connection):
+        class Watched(connection.Connection):
             def connection_lost(self, error):
                 super().connection_lost(error)
                 lost.set()
@@ -289,10 +289,10 @@ def test_a_client_that_does_not_get_on_is_disconnected(monkeypatch, headers):
         writer.transport.pause_reading()
         writer.write(f"GET / HTTP/1.1\r\n{headers}".encode())
         await lost.wait()
-        assert not gate.Connection.dawdling
+        assert not connection.Connection.dawdling
         server.close()
 
-    monkeypatch.setattr(gate, "PATIENCE", 0.1)
+    monkeypatch.setattr(connection, "PATIENCE", 0.1)
     asyncio.run(talk())
 
 

@@ -1,4 +1,4 @@
-"""Who waits for samples: connections that get on, and as many whole requests as there are places.
+"""Who waits for samples: as many requests as there are places.
 
 A request has its place from when it has arrived until its answer is sent or its client has left.
 """
@@ -8,17 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol  # which bounds what headers take
 
 from scm_core.guard import refusal
 from scm_core.serving.http import PATH, TICKET, TOGETHER, Ticket
-
-PATIENCE = 30  # seconds in which a request has to arrive, and an answer to be taken
-DAWDLING = 256  # connections that may take so long; of more, the oldest is closed
 
 REQUESTS = Counter("scm_requests", "Answers to requests for samples", ["status"])
 SECONDS = Histogram("scm_request_seconds", "From a request to its answer")
@@ -28,45 +23,6 @@ BATCHES = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64),
 )
 WAITING = Gauge("scm_requests_waiting", "Requests that wait or are being drawn")
-
-
-class Connection(H11Protocol):
-    """A connection that is closed when it does not get on, unless it is we who let it wait."""
-
-    dawdling: dict[Connection, asyncio.TimerHandle] = {}
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.app_state = {**self.app_state, "connection": self}
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
-        self.hurry()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.rest()
-        super().connection_lost(error)
-
-    def on_response_complete(self) -> None:
-        self.hurry()
-        super().on_response_complete()
-
-    def hurry(self) -> None:
-        """From now on it is the client's turn, to take its answer or to ask."""
-        self.rest()
-        if self in self.connections:  # otherwise it is lost
-            self.dawdling[self] = self.loop.call_later(PATIENCE, self.end)
-        if len(self.dawdling) > DAWDLING:
-            next(iter(self.dawdling)).end()
-
-    def rest(self) -> None:
-        """From now on it is our turn."""
-        if timer := self.dawdling.pop(self, None):
-            timer.cancel()
-
-    def end(self) -> None:
-        self.rest()
-        self.transport.abort()
 
 
 class Places:
@@ -120,8 +76,7 @@ class Gate:
 
         One that left is not forgotten here before the process that draws has passed it over.
         """
-        status, started, connection = 500, time.perf_counter(), scope["state"]["connection"]
-        connection.rest()
+        status, started = 500, time.perf_counter()
         messages = [await receive()]
 
         async def left() -> Message:
@@ -142,7 +97,6 @@ class Gate:
                 if together := dict(message["headers"]).get(TOGETHER.encode()):
                     BATCHES.observe(int(together))
                 self.places.leave(ticket)
-                connection.hurry()
             await send(message)
 
         try:

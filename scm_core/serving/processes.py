@@ -18,10 +18,11 @@ from litserve.utils import WorkerSetupStatus
 from omegaconf import DictConfig
 
 from scm_core import parallel
+from scm_core.connection import Connection
 from scm_core.errors import UserError
 from scm_core.guard import Guard
 from scm_core.serving import http
-from scm_core.serving.gate import Connection, Gate, Places
+from scm_core.serving.gate import Gate, Places
 from scm_core.serving.sampler import Sampler
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
