@@ -17,7 +17,8 @@ def main(arguments: list[str]) -> None:
     cli.console.print(f"modality {settings.modality}, preset {settings.preset}")
     failed = 0
     for result in testing.results(spec, *arguments):
-        cli.console.print(str(result), soft_wrap=True)
+        for line in str(result).splitlines():
+            cli.console.print(line, soft_wrap=True)
         failed += not result.ok
     if failed:
         raise UserError(f"{failed} of {len(testing.CHECKS)} checks failed")

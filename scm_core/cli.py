@@ -7,18 +7,47 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
 from typing import Any, NoReturn
 
-from rich.console import Console
+import rich.console
+from rich.segment import Segment
+from rich.text import Text
 
 from scm_core import parallel
-from scm_core.errors import UserError
+from scm_core.errors import UserError, visible
 
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # of schedulers and closed terminals
 
-console = Console(highlight=False, markup=False)  # what files are called is no markup
+
+class Console(rich.console.Console):
+    """The one way to print. Names and notes of files, which come from anywhere, are shown as they
+    are: no markup, no control of the terminal, and a text that is printed is one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As Rich does with what is printed and with a table's cells, in one line."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, *given: Any, **options: Any) -> Iterable[Segment]:
+        """As Rich does with all else; only Rich itself steers the terminal."""
+        for text, style, control in super().render(*given, **options):
+            yield Segment(text if control else visible(text, keep="\n"), style, control)
+
+
+class Formatter(logging.Formatter):
+    """Messages of a log, which hold such names too."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return visible(super().formatMessage(record))
+
+
+console = Console()
 
 
 def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:
@@ -33,7 +62,7 @@ def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:
         with stoppable():
             main(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # of a terminal that is closed
@@ -89,6 +118,13 @@ def together() -> Iterator[bool]:
 
 
 def quieten() -> None:
-    """Silence what libraries say about themselves and a user cannot act on."""
+    """Silence what libraries say about themselves and a user cannot act on, and tame the rest."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
+    logging.lastResort.setFormatter(Formatter())  # which prints what no library has a handler for
+    sys.excepthook = _uncaught
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    lines = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(visible(lines, keep="\n"))

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend, and what other errors say."""
+"""The one error that is the user's to mend, what other errors say, and text from elsewhere."""
 
 
 class UserError(Exception):
@@ -13,3 +13,16 @@ def first_line(error: Exception) -> str:
 def reason(error: Exception) -> str:
     """The same of an error that a file gave, without its number and the file's name."""
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """A text in one line, where what steers a terminal or is not seen stands as an escape.
+
+    That is all but printable characters and spaces: escape sequences, line ends, marks that turn
+    the direction of writing or have no width, bytes of a file's name that are no UTF-8. Characters
+    of `keep` stay.
+    """
+    return "".join(
+        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode()
+        for one in text
+    )

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from scm_core import checkpoint, cli, config
 from scm_core.checkpoint import Checkpoint
-from scm_core.errors import UserError, first_line
+from scm_core.errors import UserError, first_line, visible
 from scm_core.files import copy, write_text
 
 PREFIX = "hub:"
@@ -143,11 +143,11 @@ def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) ->
         "tags": ["consistency-model", model.spec.name],
         **({"license": licence} if licence else {}),
     }
-    conditions = [f"`{key}`" for key in model.condition] or ["none"]
-    source = model.statistics.get("source", model.spec.name)
+    conditions = [f"`{visible(key)}`" for key in model.condition] or ["none"]
+    source = visible(str(model.statistics.get("source", model.spec.name)))
     named = model.config.modality
     where = f"modality={named} checkpoint={place}" if ":" in named else f"checkpoint={place}"
-    terms = model.statistics.get("licence")
+    terms = visible(str(model.statistics.get("licence") or ""))
     lines = [
         f"---\n{OmegaConf.to_yaml(about)}---",
         f"# A two-step generator: {model.spec.name}",

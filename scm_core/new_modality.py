@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise UserError("give one word, the new modality's name: new_modality spectra")
     folder = write(arguments[0], Path())
-    cli.console.print(f"{folder} is written; now:\n  pip install -e {folder}")
+    cli.console.print(f"{folder} is written; now:")
+    cli.console.print(f"  pip install -e {folder}")
     for command in ("check", "train", "sample"):
         words = " max_steps=20" if command == "train" else ""
         cli.console.print(f"  python -m scm_core.{command} modality={folder}{words}")

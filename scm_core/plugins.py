@@ -70,7 +70,8 @@ def describe(name: str, *words: str) -> None:
     one and the words name no other.
     """
     spec = modalities.get(name)
-    cli.console.print(f"modality {name}: {inspect.getfile(spec.config)}\n")
+    cli.console.print(f"modality {name}: {inspect.getfile(spec.config)}")
+    cli.console.print()
     own = {field.name for field in dataclasses.fields(spec.config)}
     own -= {field.name for field in dataclasses.fields(Config)}
     comments = yaml_comments(spec.config_file)

@@ -97,10 +97,11 @@ def main(arguments: list[str]) -> None:
     for name in names:
         signed, facts = _signed_by(name, *trust), read(name)
         cli.console.print(name, style="bold", soft_wrap=True)
-        # Before what the file says of itself, which might look like this.
         cli.console.print(f"  signature: {signed}", soft_wrap=True)
-        for key, value in facts.items():
-            cli.console.print(f"  {key}: {value}", soft_wrap=True)
+        cli.console.print("  It says of itself:")
+        for fact in facts.items():  # in quotes: whatever it is, it is no line like the one above
+            key, value = (json.dumps(part, ensure_ascii=False) for part in fact)
+            cli.console.print(f"    {key}: {value}", soft_wrap=True)
 
 
 def _signed_by(path: str, trust: str | None = None) -> str:

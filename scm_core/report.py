@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from scm_core import cli
@@ -18,7 +17,7 @@ VISIBLE = 0.01  # share of the time from which decoding has a column of its own
 
 def show(rows: list[Row], found: Row, extractor: str, bars: Mapping[str, float]) -> None:
     """Print the rows as one table, and the ratios ``found`` beside their bars as another."""
-    console = cli.console if cli.console.is_terminal else Console(width=WIDTH, highlight=False)
+    console = cli.console if cli.console.is_terminal else cli.Console(width=WIDTH)
     console.print(_rows_table(rows, extractor))
     console.print(_ratios_table(found, bars))
 

@@ -83,7 +83,8 @@ def verify(path: str | Path, trust: str | None = None) -> str:
         why = ", ".join(one.get("explanation", one["code"]) for one in failed)
         raise UserError(f"{path} has a signature that does not hold: {why}")
     signer = found["manifests"][found["active_manifest"]]["signature_info"]
-    who = " of ".join(signer[key] for key in ("common_name", "issuer") if key in signer)
+    names = (signer[key] for key in ("common_name", "issuer") if key in signer)
+    who = " of ".join(json.dumps(name, ensure_ascii=False) for name in names)  # which may hold any
     if trust and state != "Trusted":
         raise UserError(f"{path} is signed by {who}, for whom no CA in {trust} vouches")
     vouched = f"for whom {trust} vouches" if trust else "not checked against a trust list (trust=)"

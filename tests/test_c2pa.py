@@ -113,11 +113,11 @@ def test_the_key_is_written_nowhere(drawn, alice):
 def test_the_command_says_who_signed(drawn, issuer, tmp_path, says, refused):
     path = drawn[0] / "image" / "00000.png"
     said = says(path)
-    assert "signature: valid" in said and "by Alice of Test House, not checked" in said
-    assert "seed: 3" in said
-    assert "by Alice of Test House, for whom" in says(path, f"trust={issuer.trust}")
+    assert "signature: valid" in said and 'by "Alice" of "Test House", not checked' in said
+    assert '"seed": 3' in said
+    assert 'by "Alice" of "Test House", for whom' in says(path, f"trust={issuer.trust}")
     other = Issuer(tmp_path).trust
-    assert "signed by Alice of Test House, for whom no CA" in refused(
+    assert 'signed by "Alice" of "Test House", for whom no CA' in refused(
         "provenance", path, f"trust={other}"
     )
     with provenance.stating(FACTS):
@@ -132,7 +132,7 @@ def test_without_the_extra_the_note_is_shown(drawn, issuer, says, refused, monke
     monkeypatch.setitem(sys.modules, "c2pa", None)
     path = drawn[0] / "video" / "00000.mp4"
     said = says(path)
-    assert "pip install 'scm-core[c2pa]'" in said and "seed: 3" in said
+    assert "pip install 'scm-core[c2pa]'" in said and '"seed": 3' in said
     assert "pip install 'scm-core[c2pa]'" in refused("provenance", path, f"trust={issuer.trust}")
 
 
@@ -296,4 +296,4 @@ def test_the_documented_certificates_sign(tmp_path, says):
     done = subprocess.run(["bash", "-ec", commands], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     path = signed_by((tmp_path / "certificate.pem", tmp_path / "key.pem"), tmp_path)
-    assert "by My name of Me, for whom" in says(path, f"trust={tmp_path / 'ca.pem'}")
+    assert 'by "My name" of "Me", for whom' in says(path, f"trust={tmp_path / 'ca.pem'}")

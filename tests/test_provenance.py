@@ -78,6 +78,6 @@ def test_samples_say_which_model_drew_them_and_from_what(tmp_path):
     ).stdout.split()[0]
     assert facts[0]["checkpoint sha256"] == sha256
     done = command("provenance", tmp_path / "overview.png", tmp_path / "00001.png")
-    assert done.returncode == 0 and "label: bag" in done.stdout
+    assert done.returncode == 0 and '"label": "bag"' in done.stdout
     done = command("provenance", ROOT / "docs" / "images" / "quality_time.png")
     assert done.returncode == 2
