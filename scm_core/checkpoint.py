@@ -196,7 +196,8 @@ def _built(
     foreign.refuse(path, places, words)
     shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
     weights, of_autoencoder = split(weights)
-    backbone = _network(lambda: spec.build_backbone(config, shape, condition), weights, path)
+    about = shape, condition, described["statistics"]
+    backbone = _network(lambda: spec.backbone(config, *about), weights, path)
     with foreign.Bounded(weights, path):
         decoder = spec.build_decoder(config, described["statistics"])
     if latents := described["statistics"].get("latents"):

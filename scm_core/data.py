@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
+from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Schema
 from scm_core.errors import UserError
 from scm_core.modality import Batch, Decoder
@@ -105,12 +108,30 @@ class Samples(Dataset):
         return Batch(self.x[indices], {key: c[indices] for key, c in self.condition.items()})
 
 
+def overall(media: Tensor) -> dict[str, float]:
+    """Mean and standard deviation of all numbers."""
+    return {"mean": media.mean().item(), "std": media.std().item()}
+
+
+def per_channel(media: Tensor) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel of (N, C, ...); `channelwise` reads them."""
+    channels = [media[:, i].float() for i in range(media.shape[1])]
+    return {
+        "mean": [channel.mean().item() for channel in channels],
+        "std": [max(channel.std().item(), 1e-6) for channel in channels],
+    }
+
+
 class InMemory:
     """A data module for media that fit into memory.
 
     ``read(split)`` gives the media of "train" or "test", a tensor (N, ...), and their conditions,
     as the schema ``condition`` says. ``decoder(statistics)`` builds the decoder, which encodes
-    them; the statistics are mean and standard deviation of all training media.
+    them; the statistics are what ``statistics(media)`` says of the training media, in plain
+    containers: `overall`, `per_channel`, or a function of yours.
+
+    ``kept_as`` is all that ``read`` depends on, in plain containers. Where it is given, what
+    ``read`` gave is kept in ``cache`` under it, and read from there the next time.
     """
 
     def __init__(
@@ -119,18 +140,24 @@ class InMemory:
         condition: Schema,
         decoder: Callable[[dict[str, Any]], Decoder],
         batch_size: int,
+        statistics: Callable[[Tensor], dict[str, Any]] = overall,
+        kept_as: Any = None,
+        cache: Path = CACHE / "media",
     ) -> None:
         self.read, self.condition, self.decoder = read, condition, decoder
-        self.batch_size = batch_size
+        self.batch_size, self.measure = batch_size, statistics
+        self.kept_as, self.cache = kept_as, cache
         self.media: dict[str, tuple[Tensor, Condition]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read, measure and standardise both splits; a second call does nothing."""
         if self.media:
             return
-        self.media = {split: self.read(split) for split in SPLITS}
-        train = self.media["train"][0].float()
-        self.standardise({"mean": train.mean().item(), "std": train.std().item()})
+        if self.kept_as is None:
+            self.media = {split: self.read(split) for split in SPLITS}
+        else:
+            self.media = self._kept()
+        self.standardise(self.measure(self.media["train"][0].float()))
 
     def standardise(self, statistics: dict[str, Any]) -> None:
         """Serve samples by these statistics."""
@@ -146,6 +173,24 @@ class InMemory:
             split: [stated(media), {key: stated(value) for key, value in condition.items()}]
             for split, (media, condition) in self.media.items()
         }
+
+    def _kept(self) -> dict[str, tuple[Tensor, Condition]]:
+        """Both splits from the cache, where they are put if need be."""
+        read = self.read.func if isinstance(self.read, partial) else self.read
+        tensors, _ = cached(self.cache, [read.__module__, self.kept_as], self._table)
+
+        def condition(split: str) -> Condition:
+            return {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(f"{split}.")}
+
+        return {split: (tensors[split], condition(split)) for split in SPLITS}
+
+    def _table(self) -> Table:
+        tensors = {}
+        for split in SPLITS:
+            tensors[split], condition = self.read(split)
+            tensors |= {f"{split}.{key}": value for key, value in condition.items()}
+        # Splits are often views of one tensor, which a file cannot hold.
+        return {k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, {}
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches."""

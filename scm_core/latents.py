@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from scm_core import config, parallel
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Schema
-from scm_core.data import Samples, channelwise, loader
+from scm_core.data import Samples, channelwise, loader, per_channel
 from scm_core.errors import UserError
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder
 
@@ -158,13 +158,7 @@ def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
                 if not i:  # filled in place: thousands of small tensors would shred the memory
                     tensors[f"{split}.{key}"] = value.new_empty(len(samples), *value.shape[1:])
                 tensors[f"{split}.{key}"][part] = value
-    latents = tensors["train.latents"]
-    channels = [latents[:, i].float() for i in range(latents.shape[1])]
-    facts = {
-        "mean": [channel.mean().item() for channel in channels],
-        "std": [max(channel.std().item(), 1e-6) for channel in channels],
-    }
-    return tensors, facts
+    return tensors, per_channel(tensors["train.latents"])
 
 
 def latent_shape(autoencoder: nn.Module, x: Tensor) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -90,8 +91,10 @@ class ModalitySpec:
     `config` is a dataclass derived from `scm_core.config.Config`, `config_file` its defaults and
     `presets` a folder of NAME.yaml. `checkpoints` may hold teacher and student to sample from when
     none is named. `find_data` says where the data are, or raises UserError with how to get them; it
-    neither reads nor downloads them. Every `build_*` gets the finished configuration; `build_judge`
-    returns per-sample scores of media against their condition, by name. `evaluation_samples`
+    neither reads nor downloads them. Every `build_*` gets the finished configuration;
+    `build_backbone(config, shape, condition)` the data's statistics too where it has a fourth
+    parameter called `statistics`. `build_judge` returns per-sample scores of media against their
+    condition, by name. `evaluation_samples`
     replaces the number of samples of an evaluation's preset, and `bars` says what two steps ought
     to reach, by the name of a ratio in `scm_core.evaluation.ratios`.
 
@@ -107,7 +110,7 @@ class ModalitySpec:
     config_file: Path
     presets: Path
     build_data: Callable[[Any], DataModule]
-    build_backbone: Callable[[Any, tuple[int, ...], Schema], nn.Module]
+    build_backbone: Callable[..., nn.Module]
     build_decoder: Callable[[Any, dict[str, Any]], Decoder]
     build_features: Callable[[Any], Features]
     build_judge: Callable[[Any, DataModule], Judge]
@@ -117,6 +120,14 @@ class ModalitySpec:
     evaluation_samples: Mapping[str, int] = field(default_factory=dict)
     bars: Mapping[str, float] = field(default_factory=dict)
     api_version: int = API_VERSION
+
+    def backbone(
+        self, config: Any, shape: tuple[int, ...], condition: Schema, statistics: dict[str, Any]
+    ) -> nn.Module:
+        """A new network, by `build_backbone`."""
+        asks = "statistics" in inspect.signature(self.build_backbone).parameters
+        more = {"statistics": statistics} if asks else {}
+        return self.build_backbone(config, shape, condition, **more)
 
 
 def get(name: str) -> ModalitySpec:

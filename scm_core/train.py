@@ -216,7 +216,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):  # weights that are drawn here are not trained
             if self.autoencoder:
                 shape = latent_shape(self.autoencoder, self.data.train_set.__getitems__([0]).x)
-            self.spec.build_backbone(self.settings, shape, self.data.condition)
+            self.spec.backbone(self.settings, shape, self.data.condition, self.data.statistics)
 
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
@@ -237,7 +237,8 @@ class Run:
         shape, schema = tuple(self.data.shape), self.data.condition
         if name == "decoder":
             return Autoencoding(self.autoencoder, self.settings.decoder)
-        backbone = self.spec.build_backbone(self.settings, shape, schema)
+        of_data = shape, schema, self.data.statistics
+        backbone = self.spec.backbone(self.settings, *of_data)
         if name == "teacher":
             return Teacher(backbone, schema, self.settings.teacher)
         weights = _trained(self.folder, "teacher")
@@ -245,7 +246,7 @@ class Run:
         checkpoint.load_weights(backbone, of_backbone, weights)
         teacher: nn.Module | None = None
         if self.settings.student.method == "distill":
-            teacher = self.spec.build_backbone(self.settings, shape, schema)
+            teacher = self.spec.backbone(self.settings, *of_data)
             teacher.load_state_dict(backbone.state_dict())
         bounds = getattr(self.data, "bounds", None)
         return Student(backbone, schema, self.settings.student, teacher, bounds)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scm_core.conditioning import Label
+from scm_core.data import Shuffled
 from scm_core.modality import SIGMA_DATA
 from scm_core.sample import SampleConfig
 from scm_core.testing.subject import SAMPLES, Fault, Subject, equal, first, point, relative, seeded
@@ -19,6 +20,7 @@ ELEMENTS = 20_000_000  # of the training data, at most, in the check of its stat
 MEAN, STD = 0.05, 0.05  # how far mean and std of the data may be from 0 and SIGMA_DATA
 EXACT, INEXACT, ENCODED = 1e-3, 1.0, 0.05  # errors of a round trip and of encode, relative
 TAKEN = {"decoder", "noise", *(key.name for key in dataclasses.fields(SampleConfig))}
+SLOW = 10.0  # seconds to read the data, from which it is worth a word
 CLIPPED = 0.01  # share of the elements of a decoded batch that lie at its very ends
 
 
@@ -58,6 +60,11 @@ def statistics(subject: Subject) -> str:
     mean = float(total / count)
     std = math.sqrt(float(square / count) - mean**2)
     figure = f"mean {mean:.3f}, std {std:.3f} over {count:,} elements"
+    if subject.seconds > SLOW:
+        figure += (
+            f"; to read the data took {subject.seconds:.0f} s, as every command will: keep what "
+            "was made of them on disk, by InMemory(kept_as=...) or scm_core.cache"
+        )
     if abs(mean) > MEAN or abs(std - SIGMA_DATA) > STD:
         raise Fault(
             figure,
@@ -134,9 +141,10 @@ def seed(subject: Subject) -> str:
 
     def draw() -> list[Tensor]:
         with seeded(1):
-            data = subject.spec.build_data(subject.config)
-            data.setup()
-            x, given = first(data.train_dataloader())
+            loader = subject.data.train_dataloader()
+            if isinstance(getattr(loader, "sampler", None), Shuffled):
+                loader.sampler.epoch = 0
+            x, given = first(loader)
             return [x, *given.values(), *subject.backbone().state_dict().values()]
 
     if not equal(draw(), draw()):
@@ -149,13 +157,18 @@ def seed(subject: Subject) -> str:
 
 
 def global_generator(subject: Subject) -> str:
-    """Held-out data, statistics, F and decoding are the same whatever the global seed."""
+    """Held-out data, F and decoding are the same whatever the global seed.
+
+    Data are read again only if they took numbers out of a global generator the first time.
+    """
     x, t, given = point(subject)
 
     def draw(number: int) -> dict[str, list[Tensor]]:
         with seeded(number), torch.no_grad():
-            data = subject.spec.build_data(subject.config)
-            data.setup()
+            data = subject.data
+            if subject.drew:
+                data = subject.spec.build_data(subject.config)
+                data.setup()
             held_out = first(data.val_dataloader())
             media = subject.decoder.decode(subject.held_out.x[:2])
             return {

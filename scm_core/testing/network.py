@@ -120,7 +120,7 @@ def time_embedding(subject: Subject) -> str:
     slope, bend = (F[2] - F[0]) / (2 * STEP), (F[0] - 2 * F[1] + F[2]) / STEP**2
     frequency = float(bend.abs().mean() / slope.abs().mean())
     figure = f"F follows t at a frequency of about {frequency:.2g}"
-    if frequency > FASTEST:
+    if not frequency <= FASTEST:
         raise Fault(
             figure,
             "embed t itself, not 1000 t nor log tan t, by frequencies of at most 1: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class Subject:
 
     `seen` is what the backbone is trained on: `batch`, or its standardised latents. `network` is
     the backbone in eval mode with random values where a fresh one has zeros, for a network that
-    returns zeros would show nothing.
+    returns zeros would show nothing. The data were set up once, which took `seconds`, and `drew`
+    says whether that took numbers out of a global generator.
     """
 
     spec: ModalitySpec
@@ -62,6 +64,8 @@ class Subject:
     batch: Batch
     held_out: Batch
     seen: Batch
+    seconds: float
+    drew: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,18 +84,32 @@ class Subject:
 
     def backbone(self) -> nn.Module:
         """A fresh one."""
-        return self.spec.build_backbone(self.config, self.shape, self.data.condition)
+        data = self.data
+        return self.spec.backbone(self.config, self.shape, data.condition, data.statistics)
 
 
 def prepare(spec: ModalitySpec, config: DictConfig) -> Subject:
     """The plugin's parts, built as training builds them."""
+    started, before = time.perf_counter(), global_state()
     data = spec.build_data(config)
     data.setup()
+    seconds, drew = time.perf_counter() - started, global_state() != before
     batch, held_out = first(data.train_dataloader()), first(data.val_dataloader())
     seen = latents(spec, config, data, batch)
-    network = spec.build_backbone(config, tuple(seen.x.shape[1:]), data.condition)
-    decoder = spec.build_decoder(config, data.statistics)
-    return Subject(spec, config, data, decoder, awakened(network).eval(), batch, held_out, seen)
+    shape = tuple(seen.x.shape[1:])
+    network = spec.backbone(config, shape, data.condition, data.statistics)
+    return Subject(
+        spec=spec,
+        config=config,
+        data=data,
+        decoder=spec.build_decoder(config, data.statistics),
+        network=awakened(network).eval(),
+        batch=batch,
+        held_out=held_out,
+        seen=seen,
+        seconds=seconds,
+        drew=drew,
+    )
 
 
 def latents(spec: ModalitySpec, config: DictConfig, data: DataModule, batch: Batch) -> Batch:
@@ -105,6 +123,12 @@ def latents(spec: ModalitySpec, config: DictConfig, data: DataModule, batch: Bat
     others = [dimension for dimension in range(z.ndim) if dimension != 1]
     mean, std = z.mean(others, keepdim=True), z.std(others, keepdim=True)
     return Batch((z - mean) / std.clamp(min=1e-6) * SIGMA_DATA, batch.condition)
+
+
+def global_state() -> tuple[Any, ...]:
+    """Of all global generators, to be compared."""
+    numpy = np.random.get_state()
+    return (torch.get_rng_state().tolist(), numpy[1].tolist(), numpy[2:], random.getstate())
 
 
 @contextmanager
