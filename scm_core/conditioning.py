@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,11 +46,13 @@ class Label:
     """One of `classes` classes, int64 (B,), counted from 0; the null class is `classes`.
 
     People name a class by one of `names`, or by its number, of which `first` is the lowest.
+    `examples`: see `with_examples`.
     """
 
     classes: int
     names: tuple[str, ...] = ()
     first: int = 0
+    examples: tuple[int, ...] = field(default=(), repr=False)
 
     def null(self, n: int, device: torch.device | None = None) -> Tensor:
         return torch.full((n,), self.classes, device=device)
@@ -130,9 +132,13 @@ class Label:
 
 @dataclass(frozen=True)
 class Vector:
-    """A float32 vector (B, size); null is all zeros, which no real condition may be."""
+    """A float32 vector (B, size); null is all zeros, which no real condition may be.
+
+    `examples`: see `with_examples`.
+    """
 
     size: int
+    examples: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
     def null(self, n: int, device: torch.device | None = None) -> Tensor:
         return torch.zeros(n, self.size, device=device)
@@ -141,13 +147,16 @@ class Vector:
         return nn.Linear(self.size, channels)
 
     def parse(self, text: str) -> list[float]:
-        """Comma-separated numbers."""
+        """Comma-separated numbers, with or without brackets; not all zero, which is null."""
         try:
-            values = [float(part) for part in str(text).strip("[]").split(",")]
+            values = [float(part) for part in str(text).strip().strip("[]").split(",")]
         except ValueError:
             values = []
-        if len(values) != self.size:
+        value = torch.tensor(values)
+        if len(values) != self.size or not value.isfinite().all():
             raise UserError(f"{text!r} is not a list of {self.size} comma-separated numbers")
+        if not value.any():
+            raise UserError(f"{text!r} stands for no condition at all: give other numbers")
         return values
 
     def shown(self, value: Tensor) -> list[float]:
@@ -161,7 +170,11 @@ KINDS = {"label": Label, "vector": Vector}
 
 def schema_to_dict(schema: Schema) -> dict[str, dict[str, Any]]:
     """The schema in plain containers, for a checkpoint's metadata."""
-    return {key: {"kind": type(f).__name__.lower(), **asdict(f)} for key, f in schema.items()}
+    plain = {key: {"kind": type(f).__name__.lower(), **asdict(f)} for key, f in schema.items()}
+    for entry in plain.values():
+        if not entry["examples"]:
+            del entry["examples"]
+    return plain
 
 
 def schema_from_dict(plain: dict[str, dict[str, Any]]) -> Schema:
@@ -172,8 +185,31 @@ def schema_from_dict(plain: dict[str, dict[str, Any]]) -> Schema:
         kind = KINDS[entry.pop("kind")]
         if "names" in entry:
             entry["names"] = tuple(entry["names"])
+        examples = entry.pop("examples", ())
         schema[key] = kind(**entry)
+        if examples:
+            schema[key] = _with(schema[key], torch.tensor(examples))
     return schema
+
+
+def with_examples(schema: Schema, condition: Condition) -> Schema:
+    """The schema with a few real conditions, which go in turn where none is asked for.
+
+    Example i of every field is of one sample: what does not occur together is not made up.
+    """
+    return {key: _with(field, condition[key]) for key, field in schema.items()}
+
+
+def _with(field: Label | Vector, values: Tensor) -> Label | Vector:
+    """The field with examples, real values of it (N, ...); UserError where they are none."""
+    null = field.null(len(values))
+    fit = values.shape == null.shape and values.isfinite().all()
+    if fit and isinstance(field, Label):
+        fit = 0 <= values.min() <= values.max() < field.classes
+    if not fit:
+        raise UserError(f"conditions {tuple(values.shape)} hold what is no value of {field}")
+    plain = values.to(null.dtype).tolist()
+    return replace(field, examples=tuple(map(tuple, plain) if isinstance(field, Vector) else plain))
 
 
 def null_condition(schema: Schema, n: int, device: torch.device | None = None) -> Condition:

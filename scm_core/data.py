@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
 
 from scm_core.cache import CACHE, Table, cached
 from scm_core.conditioning import Condition, Schema
@@ -93,6 +93,26 @@ def in_random_order(dataset: Dataset) -> Subset:
     """The data set in one random order, the same in every run and process."""
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     return Subset(dataset, order.tolist())
+
+
+def spread(batches: Any, n: int) -> Batch:
+    """`n` samples, or all, evenly spread over a loader's data set.
+
+    Where that cannot be asked for single samples, they are of its first batch.
+    """
+    dataset = getattr(batches, "dataset", None)
+    if dataset is None or isinstance(dataset, IterableDataset):
+        x, condition = next(iter(batches))
+        chosen = _spread(len(x), n)
+        return Batch(x[chosen], {key: value[chosen] for key, value in condition.items()})
+    chosen = _spread(len(dataset), n)
+    several = getattr(dataset, "__getitems__", None)
+    found = several(chosen) if several else [dataset[i] for i in chosen]
+    return batches.collate_fn(found)
+
+
+def _spread(size: int, n: int) -> list[int]:
+    return [i * size // min(n, size) for i in range(min(n, size))]
 
 
 class Samples(Dataset):

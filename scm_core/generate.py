@@ -20,14 +20,16 @@ ODE_SAMPLERS = {"ddim": samplers.ddim, "heun": samplers.heun, "dpm": samplers.dp
 
 
 def cycled_condition(schema: Schema, n: int) -> Condition:
-    """`n` conditions that go through the classes in turn.
+    """`n` conditions that go through the schema's examples in turn, or through the classes.
 
-    Vectors stay null, which a teacher has learnt and a student has not.
+    Vectors without examples stay null, which a teacher has learnt and a student has not.
     """
-    condition = {}
+    condition, turn = {}, torch.arange(n)
     for key, field in schema.items():
-        cycle = torch.arange(n) % field.classes if isinstance(field, Label) else None
-        condition[key] = field.null(n) if cycle is None else cycle
+        if field.examples:
+            condition[key] = torch.tensor(field.examples)[turn % len(field.examples)]
+        else:
+            condition[key] = turn % field.classes if isinstance(field, Label) else field.null(n)
     return condition
 
 

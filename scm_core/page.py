@@ -103,7 +103,7 @@ def controls(schema: Schema) -> dict[str, Component]:
 
 def _control(key: str, field: Label | Vector) -> Component:
     if isinstance(field, Vector):
-        hint = f"{field.size} numbers with commas, then Enter; empty: not given"
+        hint = f"{field.size} numbers with commas, then Enter; empty: held-out ones, in turn"
         return gr.Textbox(label=key, placeholder=hint)
     if field.names:
         return gr.Dropdown([("any, in turn", ""), *_classes(field)], value="", label=key)

@@ -10,6 +10,7 @@ Keys (key=value):
   n=64               how many; batch_size=64 at a time
   label=3            the condition's own names: a class by its name, or else its number, or a list
                      [0,1,2] to cycle through; default: all classes in turn
+  style=0.5,-1,2     a condition that is a vector, its numbers; default: held-out ones in turn
   decoder.vocoder= ...   the decoder's own keys, where they differ from those of the training
   seed=0             the same seed draws the same samples
   out=samples        folder for the overview and one file per sample
@@ -32,7 +33,7 @@ from torch import Tensor
 import scm_core
 from scm_core import checkpoint, cli, config, generate, hub, media, parallel, provenance
 from scm_core import modality as modalities
-from scm_core.conditioning import Condition, Label, Schema
+from scm_core.conditioning import Condition, Label, Schema, Vector
 from scm_core.errors import UserError
 from scm_core.signing import Signer
 
@@ -80,6 +81,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("n and batch_size must be at least 1")
     signer = signer_of(settings.sign)
     condition = parse_condition(model.condition, asked, settings.n)
+    refuse_null(model, condition)
     draw = drawer(model, settings.sampler, settings.steps, settings.guidance)
     started = time.perf_counter()
     with cli.together() as first:
@@ -145,6 +147,14 @@ def parse_condition(schema: Schema, asked: Mapping[str, str | list[str]], n: int
         parsed = torch.tensor(values)
         condition[key] = parsed[torch.arange(n) % len(parsed)]
     return condition
+
+
+def refuse_null(model: checkpoint.Checkpoint, condition: Condition) -> None:
+    """UserError where a student would be asked for a vector that it has never seen, the null."""
+    vectors = [key for key, kind in model.condition.items() if isinstance(kind, Vector)]
+    if model.stage == "student" and (null := [k for k in vectors if not condition[k].any()]):
+        key = null[0]
+        raise UserError(f"{model.path} holds no {key} to draw by: give {key}=NUMBER,NUMBER,...")
 
 
 def drawer(

@@ -32,7 +32,8 @@ from torch import nn
 
 from scm_core import checkpoint, cli, config, generate, parallel, sharding
 from scm_core.claim import agreed
-from scm_core.conditioning import schema_to_dict
+from scm_core.conditioning import Schema, Vector, schema_to_dict, with_examples
+from scm_core.data import spread
 from scm_core.ema import power_exponent
 from scm_core.errors import UserError, first_line
 from scm_core.files import Lock, write_text
@@ -71,6 +72,7 @@ ABOVE_0 = (
     *("teacher.P_std", "student.P_std", "student.score.P_std", "trainer.gradient_clip"),
 )
 PREVIEW_SAMPLES = 40
+EXAMPLES, NUMBERS = 16, 1 << 16  # held-out conditions in a checkpoint, and numbers in all of them
 
 
 def main(arguments: list[str]) -> None:
@@ -187,13 +189,23 @@ class Run:
                 step=trainer.global_step,
                 config=self.settings,
                 shape=self.data.shape,
-                condition=self.data.condition,
+                condition=self.schema,
                 statistics=self.statistics,
                 autoencoder=None if self.pretrained or name == "decoder" else self.autoencoder,
             )
             guard.forget_previous()
             cli.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
+
+    @property
+    def schema(self) -> Schema:
+        """The data's, with held-out conditions as examples where there is a vector."""
+        schema = self.data.condition
+        size = sum(field.size for field in schema.values() if isinstance(field, Vector))
+        if not size:
+            return schema
+        n = max(1, min(EXAMPLES, NUMBERS // size))
+        return with_examples(schema, spread(self.data.val_dataloader(), n).condition)
 
     def _stages(self) -> list[str]:
         """Those that were asked for: the one named, or all that there are."""
@@ -216,7 +228,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):  # weights that are drawn here are not trained
             if self.autoencoder:
                 shape = latent_shape(self.autoencoder, self.data.train_set.__getitems__([0]).x)
-            self.spec.backbone(self.settings, shape, self.data.condition, self.data.statistics)
+            self.spec.backbone(self.settings, shape, self.data.condition, self.statistics)
 
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
@@ -237,7 +249,7 @@ class Run:
         shape, schema = tuple(self.data.shape), self.data.condition
         if name == "decoder":
             return Autoencoding(self.autoencoder, self.settings.decoder)
-        of_data = shape, schema, self.data.statistics
+        of_data = shape, schema, self.statistics
         backbone = self.spec.backbone(self.settings, *of_data)
         if name == "teacher":
             return Teacher(backbone, schema, self.settings.teacher)
@@ -301,7 +313,7 @@ class Run:
         draw = generate.sampler(*sampler, SIGMA_DATA)
         n, seed = PREVIEW_SAMPLES, self.settings.seed
         noise = generate.seeded_noise(self.data.shape, n, seed, SIGMA_DATA)
-        condition = generate.cycled_condition(self.data.condition, n)
+        condition = generate.cycled_condition(self.schema, n)
 
         def media(backbone: nn.Module) -> Any:
             device = next(backbone.parameters()).device
