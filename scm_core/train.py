@@ -13,10 +13,7 @@ Keys (key=value; a section's keys as section.key):
 
 from __future__ import annotations
 
-import datetime
 import json
-import math
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,52 +22,26 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from scm_core import checkpoint, cli, config, generate, parallel, sharding
+from scm_core import checkpoint, cli, config, generate, sharding
 from scm_core.claim import agreed
 from scm_core.conditioning import Schema, Vector, schema_to_dict, with_examples
 from scm_core.data import spread
-from scm_core.ema import power_exponent
-from scm_core.errors import UserError, first_line
+from scm_core.errors import UserError
 from scm_core.files import Lock, write_text
 from scm_core.latents import LatentDecoder, Latents, latent_shape, run
-from scm_core.losses.consistency import NORMS
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
-from scm_core.samplers import PATHS
+from scm_core.refusals import STAGES, check, duration, trained, trainer_of
 from scm_core.stages import Autoencoding, Student, Teacher
 from scm_core.stages.callbacks import Averaging, Interrupt, Seeding
 from scm_core.stages.checkpoints import LAST, Guard, Saving, WholeCheckpoints
 from scm_core.stages.feeding import Fed
 from scm_core.stages.stage import Stage
-from scm_core.stages.student import TANGENTS
 from scm_core.stages.watching import Logging, Previews, ProgressBar, Speed
 
-STAGES = ("decoder", "teacher", "student")
-CHOICES = {
-    "student.method": ("distill", "train"),
-    "student.midtraining.solver": PATHS,
-    "student.tangent": TANGENTS,
-    "student.norm": NORMS,
-}
-AT_LEAST_1 = (
-    *("max_steps", *(f"{stage}.max_steps" for stage in STAGES), "data.batch_size"),
-    *("student.midtraining.points", "student.midtraining.solver_steps", "student.score.draws"),
-    *("trainer.accumulate", "trainer.checkpoint_every", "trainer.preview_every"),
-    *("trainer.log_every", "limits.pixels", "limits.frames", "limits.bytes"),
-)
-AT_LEAST_0 = (
-    *("data.workers", *(f"{stage}.lr_warmup" for stage in STAGES), "student.tangent_warmup"),
-    *("student.consistency", "student.midtraining.steps", "student.score.weight"),
-)
-ABOVE_0 = (
-    *(f"{stage}.lr" for stage in STAGES),
-    *("student.midtraining.lr", "student.score.lr", "student.c", "limits.seconds"),
-    *("teacher.P_std", "student.P_std", "student.score.P_std", "trainer.gradient_clip"),
-)
 PREVIEW_SAMPLES = 40
 EXAMPLES, NUMBERS = 16, 1 << 16  # held-out conditions in a checkpoint, and numbers in all of them
 
@@ -83,51 +54,6 @@ def main(arguments: list[str]) -> None:
         run = Run(spec, settings, lock)
         for stage in run.stages:
             run.train(stage)
-
-
-def check(settings: DictConfig) -> None:
-    """UserError for values that a stage would stumble over, which may be hours after the first."""
-    for key, known in CHOICES.items():
-        if (value := OmegaConf.select(settings, key)) not in known:
-            raise UserError(f"{key}={value} is none of {', '.join(known)}")
-    for keys, fits, what in (
-        (AT_LEAST_1, lambda value: value >= 1, "at least 1"),
-        (AT_LEAST_0, lambda value: value >= 0, "at least 0"),
-        (ABOVE_0, lambda value: 0 < value < math.inf, "a number above 0"),
-    ):
-        for key in keys:
-            value = OmegaConf.select(settings, key)
-            if value is not None and not fits(value):
-                raise UserError(f"{key}={value} must be {what}")
-    if settings.stage not in (None, *STAGES):
-        raise UserError(f"stage={settings.stage} is none of {', '.join(STAGES)}")
-    if settings.stage == "student" and not (Path(settings.out) / "student.safetensors").exists():
-        _trained(Path(settings.out), "teacher")
-    if settings.max_time is not None:
-        _duration(settings.max_time)
-    trainer_of(settings.trainer, logger=False, enable_checkpointing=False)
-    for name in STAGES:
-        if (ema := OmegaConf.select(settings, f"{name}.ema")) is not None:
-            try:
-                power_exponent(ema)
-            except ValueError as error:
-                raise UserError(f"{name}.{error}") from error
-    student = settings.student
-    rollouts = list(student.score.rollouts)
-    if not rollouts or min(rollouts) < 1:
-        raise UserError(f"student.score.rollouts={rollouts} must be numbers of steps, at least 1")
-    led = student.midtraining.steps or student.score.weight or student.guidance != 1
-    if student.method == "train" and (led or not student.consistency):
-        raise UserError(
-            "student.method=train has no teacher, which the preset's student follows: give "
-            "student.midtraining.steps=0 student.score.weight=0 student.guidance=1 "
-            "student.consistency=1 too"
-        )
-    if not student.consistency and not student.score.weight:
-        raise UserError(
-            "student.consistency=0 leaves no loss: give student.score.weight=1, or "
-            "student.consistency=1"
-        )
 
 
 class Run:
@@ -233,7 +159,7 @@ class Run:
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
         if not self.pretrained:
-            weights = _trained(self.folder, "decoder")
+            weights = trained(self.folder, "decoder")
             self.autoencoder = self._autoencoder()  # the one in training may be sharded by now
             checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
         self.data = Latents(self.data, self.autoencoder, self.settings.data.batch_size)
@@ -253,7 +179,7 @@ class Run:
         backbone = self.spec.backbone(self.settings, *of_data)
         if name == "teacher":
             return Teacher(backbone, schema, self.settings.teacher)
-        weights = _trained(self.folder, "teacher")
+        weights = trained(self.folder, "teacher")
         of_backbone, _ = checkpoint.split(checkpoint.read(weights)[1])
         checkpoint.load_weights(backbone, of_backbone, weights)
         teacher: nn.Module | None = None
@@ -282,7 +208,7 @@ class Run:
             Interrupt(),
         ]
         if self.settings.max_time:
-            callbacks.append(Timer(_duration(self.settings.max_time), verbose=False))
+            callbacks.append(Timer(duration(self.settings.max_time), verbose=False))
         return trainer_of(
             options,
             max_steps=steps,
@@ -364,28 +290,6 @@ class Run:
         write_text(self.folder / name, text)
 
 
-def trainer_of(options: Any, **more: Any) -> Trainer:
-    """Lightning's Trainer by the section `trainer`; UserError for what Lightning refuses."""
-    strategy = options.strategy
-    try:
-        if strategy == "fsdp":  # the second, whose shards Dual goes through; whole checkpoints
-            strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
-        return Trainer(
-            accelerator=options.accelerator,
-            **parallel.devices(options.devices),
-            strategy=strategy,
-            precision=config.precision(options.precision, options.accelerator),
-            benchmark=True,  # batches have one shape: cuDNN may look for its fastest kernels
-            accumulate_grad_batches=options.accumulate,
-            gradient_clip_val=options.gradient_clip,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **more,
-        )
-    except Exception as error:  # of many kinds
-        raise UserError(f"trainer.*: {first_line(error)}") from error
-
-
 def compiled(network: nn.Module, methods: Iterable[str]) -> None:
     """Compile what evaluates a network, in place: its call, or those `methods` of it.
 
@@ -418,22 +322,6 @@ def _resumable(last: Path, stage: Stage) -> Path | None:
             "out=, or delete it to start the stage over"
         )
     return last
-
-
-def _trained(folder: Path, stage: str) -> Path:
-    """What a stage has exported into a run directory; UserError where it has not."""
-    weights = folder / f"{stage}.safetensors"
-    if not weights.exists():
-        raise UserError(f"no {stage} at {weights}: train it first, by stage={stage}")
-    return weights
-
-
-def _duration(text: str) -> datetime.timedelta:
-    match = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+):(\d+)", text)
-    if not match:
-        raise UserError(f"max_time={text} is not DD:HH:MM:SS")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
 if __name__ == "__main__":
