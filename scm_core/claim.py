@@ -54,8 +54,9 @@ def differences(one: Any, two: Any, name: str = "", spread: Any = None) -> Itera
             own = one.get("std") if key in ("mean", "std") else None
             yield from differences(one.get(key), two.get(key), f"{name}.{key}".strip("."), own)
     elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
-        spreads = spread if isinstance(spread, list) else [spread] * len(one)
-        for first, second, own in zip(one, two, spreads, strict=False):
+        each = isinstance(spread, list) and len(spread) == len(one)
+        spreads = spread if each else [spread] * len(one)
+        for first, second, own in zip(one, two, spreads, strict=True):
             yield from differences(first, second, name, own)
     elif {type(one), type(two)} in ({float}, {float, int}):
         within = SPREAD * abs(spread) if isinstance(spread, int | float) else 0.0
