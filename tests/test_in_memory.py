@@ -70,7 +70,7 @@ def test_a_slow_read_is_named_with_what_to_do(monkeypatch):
     monkeypatch.setattr(testing, "CHECKS", (testing.statistics,))
     assert "took" not in str(check_modality(SPEC))
     monkeypatch.setattr("scm_core.testing.data.SLOW", 0)
-    assert "to read the data took 0 s" in (said := str(check_modality(SPEC)))
+    assert "reading the data took 0 s" in (said := str(check_modality(SPEC)))
     assert "InMemory(kept_as=" in said
 
 

@@ -30,9 +30,9 @@ from scm_core.testing.network import bf16, overfitting, rules, tangent, time_emb
 from scm_core.testing.subject import REFUSED, Fault, Result, Subject, prepare, seeded
 
 CHECKS: tuple[Callable[[Subject], str], ...] = (
+    condition,  # before the network is called with it
     shapes,
     statistics,
-    condition,
     round_trip,
     tangent,
     rules,

@@ -62,8 +62,9 @@ def statistics(subject: Subject) -> str:
     figure = f"mean {mean:.3f}, std {std:.3f} over {count:,} elements"
     if subject.seconds > SLOW:
         figure += (
-            f"; to read the data took {subject.seconds:.0f} s, as every command will: keep what "
-            "was made of them on disk, by InMemory(kept_as=...) or scm_core.cache"
+            f"; reading the data took {subject.seconds:.0f} s, and will in every training and "
+            "evaluation: keep what is made of them on disk, by InMemory(kept_as=...) or "
+            "scm_core.cache"
         )
     if abs(mean) > MEAN or abs(std - SIGMA_DATA) > STD:
         raise Fault(
