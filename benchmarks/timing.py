@@ -40,7 +40,7 @@ def untrained(
         condition=data.condition,
         statistics=data.statistics,
         sigma_data=SIGMA_DATA,
-        backbone=spec.build_backbone(full, shape, data.condition).eval(),
+        backbone=spec.backbone(full, shape, data.condition, data.statistics).eval(),
         decoder=spec.build_decoder(full, data.statistics),
     )
 

@@ -92,11 +92,10 @@ class ModalitySpec:
     `presets` a folder of NAME.yaml. `checkpoints` may hold teacher and student to sample from when
     none is named. `find_data` says where the data are, or raises UserError with how to get them; it
     neither reads nor downloads them. Every `build_*` gets the finished configuration;
-    `build_backbone(config, shape, condition)` the data's statistics too where it has a fourth
-    parameter called `statistics`. `build_judge` returns per-sample scores of media against their
-    condition, by name. `evaluation_samples`
-    replaces the number of samples of an evaluation's preset, and `bars` says what two steps ought
-    to reach, by the name of a ratio in `scm_core.evaluation.ratios`.
+    `build_backbone(config, shape, condition)` also the data's statistics, where it has a parameter
+    `statistics`. `build_judge` returns per-sample scores of media against their condition, by name.
+    `evaluation_samples` replaces the number of samples of an evaluation's preset, and `bars` says
+    what two steps ought to reach, by the name of a ratio in `scm_core.evaluation.ratios`.
 
     With `build_autoencoder` samples are latents: given the configuration, the shape of the data
     module's samples and its statistics, it returns a module whose `encode` maps those samples to

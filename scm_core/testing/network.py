@@ -17,9 +17,7 @@ BF16_F, BF16_TANGENT = 0.05, 0.2  # relative errors under bf16 autocast
 WIDER = 0.1  # what a difference twice as wide may differ by
 TIMES, STEP = torch.linspace(0.3, 1.55, 12), 0.01  # of t, in what its embedding is judged by
 FLATTEST = 1e-4  # how much F has to vary with t, relative to F
-FASTEST = (
-    20.0  # frequency of t in F; trained networks here have 5 to 12, a Fourier scale of 16 has 150
-)
+FASTEST = 20.0  # frequency of t in F: trained networks here have 5 to 12, Fourier scale 16 has 150
 STEPS, RATE, LEARNED = 400, 1e-3, 0.5  # of overfitting one batch, and the loss that may remain
 
 
@@ -46,13 +44,12 @@ def tangent(subject: Subject) -> str:
 
 def _wider(subject: Subject) -> str:
     x, t, given = point(subject)
-    narrow, wide = (
-        subject.jvp(
-            subject.network, (x, t), (k * x.roll(1, 0), k * torch.ones_like(t)), condition=given
-        )[1]
-        for k in (1, 2)
-    )
-    error = relative(wide.detach() / 2, narrow)
+
+    def along(width: int) -> torch.Tensor:
+        tangents = (width * x.roll(1, 0), width * torch.ones_like(t))
+        return subject.jvp(subject.network, (x, t), tangents, condition=given)[1] / width
+
+    error = relative(along(2), along(1))
     figure = f"by student.tangent=difference; one twice as wide differs by {error:.1%}"
     if error > WIDER:
         raise Fault(figure, "F is too steep or too rough for a difference: see time embedding")
