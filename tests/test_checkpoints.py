@@ -24,6 +24,16 @@ from scm_core.stages.stage import Stage
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Signals as a terminal has them, be the tests run by nohup or in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Toy(Stage):
     """A mean that falls; its loss is no number from step `bad` on."""
 

@@ -1,6 +1,7 @@
 """A run directory is of its data, whatever machine measures them, and of no others."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from scm_core.claim import agreed
 from scm_core.conditioning import Label
 from scm_core.data import InMemory
 from scm_core.errors import UserError
+from scm_core.files import Lock
 from scm_core.media import write_png, write_sound
 from scm_core.train import Run
 
@@ -100,6 +102,13 @@ WORDS = {
 }
 
 
+def opened(words):
+    """A run directory as a training opens it."""
+    spec, settings = config.load(words)
+    with Lock(Path(settings.out)) as lock:
+        return Run(spec, settings, lock)
+
+
 @pytest.fixture(params=WORDS)
 def run(request, tmp_path, fashion_root):
     """A function that opens a run directory on the data of a modality; those of `data` differ."""
@@ -112,7 +121,7 @@ def run(request, tmp_path, fashion_root):
         words = [f"modality={name}", "preset=smoke", f"out={tmp_path / 'run'}", *WORDS[name]]
         root = fashion_root if name == "video" else root
         words += [f"data.root={root}", *(["data.seed=1"] * (name == "video" and data != "data"))]
-        return Run(*config.load(words))
+        return opened(words)
 
     return run
 
@@ -139,13 +148,13 @@ def test_a_run_goes_on_on_another_machine_with_the_statistics_that_it_began_with
 def test_pictures_of_the_same_statistics_are_other_pictures(tmp_path):
     pictures(tmp_path / "data")
     words = ["modality=image", "preset=smoke", f"out={tmp_path / 'run'}", *WORDS["image"]]
-    Run(*config.load([*words, f"data.root={tmp_path / 'data'}"]))
+    opened([*words, f"data.root={tmp_path / 'data'}"])
     (tmp_path / "data").rename(tmp_path / "elsewhere")
-    Run(*config.load([*words, f"data.root={tmp_path / 'elsewhere'}"]))
+    opened([*words, f"data.root={tmp_path / 'elsewhere'}"])
     first, second = (tmp_path / "elsewhere" / name / "0.png" for name in ("a", "b"))
     first.rename(tmp_path / "kept"), second.rename(first), (tmp_path / "kept").rename(second)
     with pytest.raises(UserError, match="on other data: choose another out= .identity"):
-        Run(*config.load([*words, f"data.root={tmp_path / 'elsewhere'}"]))
+        opened([*words, f"data.root={tmp_path / 'elsewhere'}"])
 
 
 def in_memory(noise=0.0):
