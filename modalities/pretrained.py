@@ -83,7 +83,7 @@ def load(name: str, shape: tuple[int, ...], statistics: dict[str, Any]) -> Pretr
         from diffusers.models import autoencoders
     except ImportError:
         raise UserError(NEEDS) from None
-    folder = Path(name).expanduser()
+    folder = Path(name)
     place, subfolder = (str(folder), None) if folder.exists() else _on_the_hub(name)
     try:
         kind = AutoencoderKL.load_config(place, subfolder=subfolder).get("_class_name")

@@ -262,7 +262,9 @@ def read_yaml(path: Path) -> DictConfig:
     may do alone.
     """
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+            raise ValueError("it is no file")
+        text = path.read_text(encoding="utf-8")
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("it has aliases (*), which are not read")

@@ -68,7 +68,7 @@ def remove_parts(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text; UserError when the disk refuses."""
     with replacing(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 def copy(source: Path, target: Path) -> None:

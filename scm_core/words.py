@@ -43,6 +43,11 @@ def parse(arguments: list[str]) -> Words:
             raise UserError(f"{word!r} is not key=value; --help lists the keys")
         if "???" in word:  # which OmegaConf takes for a value that is still to come
             raise UserError(f"{word!r} gives no value")
+        if any("\ud800" <= one <= "\udfff" for one in word):  # as Python reads other bytes
+            raise UserError(
+                f"{word!r} has bytes that are no UTF-8, which a configuration cannot hold: rename "
+                "the file or folder, or name a link to it"
+            )
     return dict(word.split("=", 1) for word in arguments)
 
 

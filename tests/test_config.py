@@ -107,6 +107,11 @@ def test_a_word_of_the_wrong_type_is_refused():
             load(word)
 
 
+def test_a_word_that_no_file_could_hold_is_refused(refused):
+    said = refused("train", "modality=image", "data.root=caf\udce9")
+    assert "no UTF-8" in said and "a link to it" in said
+
+
 def test_every_command_takes_texts_as_they_stand(tmp_path, refused, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert f"no checkpoint at {tmp_path}/my #2:" in refused("sample", "checkpoint=~/my #2")

@@ -190,7 +190,7 @@ class Notes:
 def find_font(path: str | None) -> Path:
     """The soundfont at ``path``, else TimGM6mb, which the package pretty_midi contains."""
     if path:
-        found = Path(path).expanduser()
+        found = Path(path)
         if not found.is_file():
             raise UserError(
                 f"data.font={path} is not a file: name an .sf2 or .sf3 file, to evaluate a model "

@@ -63,7 +63,7 @@ class Recordings:
         if config.name == "speech_commands":
             folder, classes, held = speech_commands(config.root)
         elif config.root:
-            folder = Path(config.root).expanduser()
+            folder = Path(config.root)
             classes, held = classified(folder, SUFFIXES, "recording", config.pattern)
         else:
             raise UserError("data.name=folder needs the folder of recordings: data.root=.")
@@ -183,7 +183,7 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
     Looked for in ``root``, else downloaded by torchaudio into the user's cache (2.4 GB). Raises
     UserError when that fails.
     """
-    home = Path(root).expanduser() if root else CACHE
+    home = Path(root) if root else CACHE
     places = (home, home / "SpeechCommands" / "speech_commands_v0.02")
     folder = next((place for place in places if (place / "testing_list.txt").is_file()), None)
     if folder is None:

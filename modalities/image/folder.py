@@ -75,7 +75,7 @@ def read_folder(
         raise UserError(f"data.channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA).")
     if not root:
         raise UserError("data.name=folder needs the folder of images: data.root=.")
-    folder = Path(root).expanduser()
+    folder = Path(root)
     classes, held_out = classified(folder, SUFFIXES, "image")
     names = tuple(classes)
     paths = [path for files in classes.values() for path in files]

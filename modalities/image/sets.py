@@ -110,7 +110,7 @@ def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tupl
     """
     import torchvision
 
-    folder = Path(root).expanduser() if root else CACHE
+    folder = Path(root) if root else CACHE
     splits = []
     for train in (True, False):
         with _download("CIFAR-10", "put cifar-10-python.tar.gz into a folder named by data.root=."):
@@ -123,7 +123,7 @@ def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tupl
 def find_fashion_mnist(root: str | None) -> Path:
     """The folder of Fashion-MNIST; UserError where it is in none of the places looked into."""
     if root:
-        given = Path(root).expanduser()
+        given = Path(root)
         places = (given, given / "raw", given / "FashionMNIST" / "raw")
     else:
         places = (*FASHION_FOLDERS, _downloaded())

@@ -65,7 +65,7 @@ def read_folder(
     """
     if not config.root:
         raise UserError("data.name=folder needs the folder of videos: data.root=.")
-    folder = Path(config.root).expanduser()
+    folder = Path(config.root)
     return read_files(folder, *classified(folder, SUFFIXES, "video"), config, cache, limits)
 
 

@@ -21,7 +21,7 @@ def read_ucf101(config: Any, limits: Limits) -> Splits:
     """
     if not config.root:
         raise UserError(f"data.name=ucf101 needs the folder of {FILES} and {LISTS}: data.root=.")
-    root = Path(config.root).expanduser()
+    root = Path(config.root)
     train, test = (_listed(root, part) for part in ("train", "test"))
     classes: Classes = {}
     for path in sorted({*train, *test}):
