@@ -92,8 +92,9 @@ def members(folder: Path) -> Iterator[Member]:
             yield member
 
 
-def read(shard: Path) -> Iterator[Member]:
-    """The files in one shard; links and devices are none. UserError as in `members`."""
+def read(shard: Path) -> list[Member]:
+    """The files in a whole shard; links and devices are none. UserError as in `members`."""
+    found = []
     try:
         with tarfile.open(shard, "r:") as tar:
             end = 0
@@ -101,7 +102,7 @@ def read(shard: Path) -> Iterator[Member]:
                 if info.offset < end or info.size < 0:
                     raise ValueError("its members overlap")
                 if info.isfile() and not info.issparse():
-                    yield _member(shard, info)
+                    found.append(_member(shard, info))
                 end = info.offset_data
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
@@ -111,6 +112,7 @@ def read(shard: Path) -> Iterator[Member]:
         if getattr(error, "errno", None) not in (None, errno.EINVAL):  # which damaged numbers give
             said = "cannot be read now ({}): mend that, and give the same command again."
         raise UserError(f"{shard} {said.format(reason(error))}") from error
+    return found
 
 
 def _member(shard: Path, info: tarfile.TarInfo) -> Member:

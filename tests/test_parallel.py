@@ -75,7 +75,8 @@ def test_two_processes_lose_what_one_loses(strategy, single, tmp_path):
     assert_close(tmp_path, single)
 
 
-@pytest.mark.parametrize("before, after", [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
 def test_a_killed_run_goes_on_with_another_number_of_processes(before, after, single, tmp_path):
     def words(processes):
         strategy = "fsdp" if processes == 2 else "auto"
@@ -100,6 +101,7 @@ def test_every_modality_trains_sharded_and_goes_on_alone(modality, tmp_path):
     assert "student: 8 steps" in said
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(tmp_path):
     words = ["modality=image", "n=12", "batch_size=4", "seed=3"]
     for processes in (1, 2):

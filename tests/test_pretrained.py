@@ -148,6 +148,7 @@ def command(name, *words):
     return subprocess.run(line, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_images_as_latents_of_a_pretrained_autoencoder(tmp_path, fashion_root):
     """Trained and drawn from by the commands; latents of another autoencoder are refused."""
     vae, out = save("tiny", tmp_path / "vae"), tmp_path / "run"

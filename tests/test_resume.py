@@ -86,6 +86,7 @@ def test_fifty_kills_lose_no_run_and_change_no_bit(whole, tmp_path):
     print(f"{kills} kills in {runs} runs")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(tmp_path):
     """As far as a limit on the size of files is a full disk: writing fails halfway."""
     out = tmp_path / "run"

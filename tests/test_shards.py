@@ -96,6 +96,7 @@ def train(out, root, workers):
     return subprocess.Popen([sys.executable, "-m", "scm_core.train", *words])
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_goes_on_in_mid_epoch(pictures, tmp_path):
     """Killed and with workers, it ends in the weights of one on the folder without either."""
     out = tmp_path / "whole", tmp_path / "parts"

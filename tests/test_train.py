@@ -90,7 +90,9 @@ def test_more_steps_go_on_from_the_last(run, trained, fashion_root, tmp_path):
     assert metadata(copy / "student.safetensors")["step"] == 6
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_resumes(run, tmp_path, fashion_root, stop):
     """Killed with -9 or by Ctrl-C, the same command goes on at the last checkpoint."""
     words = [*SMOKE, "stage=teacher", f"data.root={fashion_root}", f"out={tmp_path}/run"]
