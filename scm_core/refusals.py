@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from lightning import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from scm_core import config, parallel
+from scm_core import backbones, config, parallel
 from scm_core.ema import power_exponent
 from scm_core.errors import UserError, first_line
 from scm_core.losses.consistency import NORMS
@@ -69,6 +70,9 @@ def check(settings: DictConfig) -> None:
         trained(Path(settings.out), "teacher")
     if settings.max_time is not None:
         duration(settings.max_time)
+    backbone = settings.get("backbone")
+    if issubclass(OmegaConf.get_type(backbone) or object, backbones.BackboneConfig):
+        backbones.check(backbone)
     _check_student(settings.student)
     trainer_of(settings.trainer, logger=False, enable_checkpointing=False)
 
@@ -90,6 +94,13 @@ def _check_student(student: DictConfig) -> None:
             "student.consistency=0 leaves no loss: give student.score.weight=1, or "
             "student.consistency=1"
         )
+
+
+def check_room(out: Path) -> None:
+    """UserError where a run directory cannot be made."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"out={out} cannot be made: {there} is no folder that may be written to")
 
 
 def trainer_of(options: Any, **more: Any) -> Trainer:

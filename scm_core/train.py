@@ -34,7 +34,7 @@ from scm_core.errors import UserError
 from scm_core.files import Lock, write_text
 from scm_core.latents import LatentDecoder, Latents, latent_shape, run
 from scm_core.modality import SIGMA_DATA, DataModule, Decoder, ModalitySpec
-from scm_core.refusals import STAGES, check, duration, trained, trainer_of
+from scm_core.refusals import STAGES, check, check_room, duration, trained, trainer_of
 from scm_core.stages import Autoencoding, Student, Teacher
 from scm_core.stages.callbacks import Averaging, Interrupt, Seeding
 from scm_core.stages.checkpoints import LAST, Guard, Saving, WholeCheckpoints
@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> None:
     """Run the stages that the configuration asks for, in the run directory `out`."""
     spec, settings = config.load(arguments)
     check(settings)
+    check_room(Path(settings.out))
     with Lock(Path(settings.out)) as lock:
         run = Run(spec, settings, lock)
         for stage in run.stages:

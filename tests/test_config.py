@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from modalities.audio.data import AudioDataModule
 from modalities.image.data import ImageDataModule
 from scm_core import UserError, config
 
@@ -131,11 +132,16 @@ def test_every_command_takes_texts_as_they_stand(tmp_path, refused, monkeypatch)
         (["trainer.precision=17"], "17"),
         (["trainer.accelerator=gpuu"], "gpuu"),
         (["trainer.devices=none"], "devices"),
+        (["backbone.name=unett"], "backbone.name=unett is none of"),
+        (["backbone.size=huge"], "backbone.size=huge is none of"),
+        (["out=/dev/null/run"], "/dev/null is no folder"),
+        (["modality=audio", "decoder.vocoder=wave"], "decoder.vocoder=wave is none of"),
     ],
 )
 def test_what_can_be_refused_is_refused_before_data_are_read(
     refused, monkeypatch, tmp_path, words, sentence
 ):
-    monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("the data were read"))
-    said = refused("train", "modality=image", "preset=smoke", *words, f"out={tmp_path}")
+    for module in (ImageDataModule, AudioDataModule):
+        monkeypatch.setattr(module, "setup", lambda *_: pytest.fail("the data were read"))
+    said = refused("train", "modality=image", "preset=smoke", f"out={tmp_path}", *words)
     assert sentence in said

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from modalities.audio import backbone
+from modalities.audio import backbone, vocoder
 from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.decoder import AudioDecoder
 from modalities.audio.mel import MelSettings
@@ -44,6 +44,12 @@ def _mel(config) -> MelSettings:
     return OmegaConf.to_object(config.mel)
 
 
+def _data(config):
+    vocoder.build(config.decoder, _mel(config))  # what does not fit is said before sounds are read
+    limits = OmegaConf.to_object(config.limits)
+    return AudioDataModule(config.data, _mel(config), limits=limits)
+
+
 SPEC = ModalitySpec(
     name="audio",
     config=AudioConfig,
@@ -51,9 +57,7 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "audio",
     find_data=lambda config: find_font(config.data.font),
     checkpoints=ROOT / "checkpoints" / "audio",
-    build_data=lambda config: AudioDataModule(
-        config.data, _mel(config), limits=OmegaConf.to_object(config.limits)
-    ),
+    build_data=_data,
     build_backbone=lambda config, shape, schema: backbone.build(
         config.backbone, _mel(config), shape, schema
     ),

@@ -47,15 +47,19 @@ class BackboneConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def build(config: BackboneConfig, shape: tuple[int, ...], condition: Schema) -> nn.Module:
-    """The network for samples of `shape` (C, *grid); UserError for what does not exist or fit."""
+def check(config: BackboneConfig) -> None:
+    """UserError for a network or size that does not exist, which needs no data to be known."""
     if config.name not in NETWORKS:
         raise UserError(f"backbone.name={config.name} is none of {', '.join(NETWORKS)}")
-    sizes = SIZES[config.name]
-    if config.size not in sizes:
-        raise UserError(f"backbone.size={config.size} is none of {', '.join(sizes)}")
+    if config.size not in SIZES[config.name]:
+        raise UserError(f"backbone.size={config.size} is none of {', '.join(SIZES[config.name])}")
+
+
+def build(config: BackboneConfig, shape: tuple[int, ...], condition: Schema) -> nn.Module:
+    """The network for samples of `shape` (C, *grid); UserError for what does not exist or fit."""
+    check(config)
     given = {key: value for key, value in config.options.items() if value is not None}
-    options = {**sizes[config.size], **given}
+    options = {**SIZES[config.name][config.size], **given}
     try:
         return NETWORKS[config.name](
             shape, condition, patch=config.patch, dropout=config.dropout, **options
