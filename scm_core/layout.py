@@ -63,6 +63,7 @@ def layout(tree: Mapping[Any, PurePath]) -> Layout:
     other, but for a training folder that holds all there is.
     """
     splits = _splits(tree.values())
+    doubled = _doubled(tree.values(), splits)
     paths, decided, homes, named = {}, {}, set(), defaultdict(set)
     for file, path in tree.items():
         above = next((folder for folder in path.parents if folder in splits), None)
@@ -73,10 +74,13 @@ def layout(tree: Mapping[Any, PurePath]) -> Layout:
         kind = part(first) if rest else None
         role = {"train": "trained", splits[above]: "held"}.get(kind, "left")
         named[role].add(first if rest else "files beside them")
+        home = above / first
+        if home in doubled:
+            home, rest = home / rest[0], rest[1:]
         if role != "left":
             paths[file] = above.joinpath(*rest)
             decided[file] = role == "held"
-            homes.add(above / first)
+            homes.add(home)
     root = next(iter(splits)) if len(splits) == 1 else PurePath()
     if len(splits) != 1 or not all(path.is_relative_to(root) for path in paths.values()):
         root, homes = PurePath(), {PurePath()}
@@ -91,6 +95,18 @@ def layout(tree: Mapping[Any, PurePath]) -> Layout:
         **{role: tuple(sorted(names)) for role, names in named.items()},
         untrained=tuple(name for name in sorted(tops) if untrained and tops[name]),
     )
+
+
+def _doubled(paths: Collection[PurePath], splits: Collection[PurePath]) -> set[PurePath]:
+    """The folders of splits that hold one folder of such a name and nothing else, as some archives
+    unpack: that is no class."""
+    below = defaultdict(set)
+    for path in paths:
+        for above in filter(splits.__contains__, path.parents):
+            first, *rest = path.relative_to(above).parts
+            below[above / first].add(rest[0] if len(rest) > 1 else "")
+    only = {home: names.pop() for home, names in below.items() if len(names) == 1}
+    return {home for home, name in only.items() if part(name) and part(name) == part(home.name)}
 
 
 def empty_parts(folder: Path, paths: Collection[PurePath]) -> Iterator[str]:

@@ -45,6 +45,7 @@ def laid_out(train: str, held: str) -> list[str]:
         ("Training/*", "Testing/*"),
         ("train2017/*", "val2017/*"),
         ("training_set/*", "test_set/*"),
+        ("training_set/training_set/*", "test_set/test_set/*"),
         ("dataset/train/*", "dataset/valid/*"),
         ("a/b/train/*", "a/b/Test/*"),
         ("*/train", "*/valid"),
