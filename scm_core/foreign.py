@@ -23,6 +23,8 @@ NUMBER, CLASSES = 1 << 20, 1 << 10  # what a number may be, and a condition, bes
 SAMPLE = 64  # numbers of a sample for each weight, beside NUMBER
 COPIES, SPARE = 4, 1 << 29  # float32 of each weight while it is built, and bytes for all else
 TENSORS = 64, 4_000  # that are made while it is built, for each weight and beside
+# On "meta" there is nothing to fill, and torch would import its compiler to do so.
+FILLS = (torch.ops.aten.normal_, torch.ops.aten.uniform_)
 
 Places = dict[str, Any]  # by their dotted keys
 
@@ -93,8 +95,15 @@ class Bounded(TorchDispatchMode):
         self.tensors = TENSORS[0] * len(weights) + TENSORS[1]
         self.source = source
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here, and torch would import its compiler to be told so."""
+        return False
+
     def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.overloadpacket in FILLS and args[0].is_meta:
+            return args[0]
         if not any(result.alias_info for result in func._schema.returns):
             self._take(_asked(func, args, kwargs))
         return func(*args, **kwargs)
