@@ -23,8 +23,16 @@ CONTAINERS = (  # as FFmpeg names them
 RATES = (1_000, 1_000_000)  # Hz: beyond them a resampler's filter fills the memory
 JUMP = 10.0  # seconds from one picture to the next: a clock that may jump has jumped, says FFmpeg
 
+
+def _unpack_nothing(*_: Any, **__: Any) -> None:
+    raise tarfile.TarError("Python before 3.11.4 does not keep what it unpacks in its folder")
+
+
 # What libraries of data sets unpack stays in its folder, which is Python's own rule from 3.14 on.
-tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+if hasattr(tarfile, "data_filter"):
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+else:
+    tarfile.TarFile.extract = tarfile.TarFile.extractall = _unpack_nothing
 
 
 @dataclass
