@@ -14,6 +14,14 @@ from scm_core import UserError, modality
 ROOT = Path(__file__).parents[1]
 
 
+def printed(code):
+    """What a fresh process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return done.stdout.strip()
+
+
 def test_the_core_imports_no_modality():
     """Import every module of the core in a fresh process and look what came along."""
     code = (
@@ -22,10 +30,7 @@ def test_the_core_imports_no_modality():
         "    importlib.import_module(m.name)\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'modalities'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed(code) == "[]"
 
 
 def test_what_draws_starts_without_what_only_trains():
@@ -38,10 +43,7 @@ def test_what_draws_starts_without_what_only_trains():
         "late = {'lightning', 'torchvision', 'torchmetrics', 'matplotlib', 'torch._dynamo'}\n"
         "print([name for name in late if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed(code) == "[]"
 
 
 def test_no_source_file_of_the_core_names_a_modality_package():
