@@ -1,4 +1,4 @@
-"""Whether this machine's GPU trains and samples as it should, with figures: some six minutes.
+"""Whether this machine's GPU trains and samples as it should, with figures: some four minutes.
 
     python benchmarks/gpu_check.py [--data FOLDER] [--out gpu_check.json]
 

@@ -14,6 +14,7 @@ import torch
 from step_cost import DEVICE, SCHEMA, consistency, diffusion, noised, run, two_passes
 from timing import seconds
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
@@ -24,6 +25,10 @@ from scm_core.dual.verification import awakened
 from scm_core.modality import SIGMA_DATA
 from scm_core.replay import Replayed
 
+try:  # a kernel of others, value and tangent in one, where it is installed
+    from jvp_flash_attention.jvp_attention import JVPAttn
+except ImportError:
+    JVPAttn = None
 CUDA = DEVICE == "cuda"
 ROUNDS = 10 if CUDA else 1
 
@@ -195,7 +200,17 @@ def ways(q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) ->
     if flash.applies(q, v):
         given = (out, q, k, v, dq, dk, dv, None, False, scale)
         found["kernel"] = partial(flash.tangent, *given)
+    if JVPAttn and CUDA:
+        found["jvp-flash-attention, with the value"] = partial(others, (q, k, v), (dq, dk, dv))
     return found
+
+
+def others(primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
+    """The tangent by the package jvp-flash-attention."""
+    with forward_ad.dual_level():
+        pairs = zip(primals, tangents, strict=True)
+        out = JVPAttn.fwd_dual(*(forward_ad.make_dual(*pair) for pair in pairs))
+        return forward_ad.unpack_dual(out).tangent
 
 
 TIMED = {
