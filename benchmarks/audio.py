@@ -17,10 +17,11 @@ from timing import seconds, student_rate, untrained
 
 from modalities.audio.data import AudioDataModule
 from modalities.audio.vocoder import find_weights
-from scm_core import config, generate
-from scm_core.checkpoint import Checkpoint
-from scm_core.modality import Decoder
-from scm_core.sample import drawer
+from scm_core.apps.sample import drawer
+from scm_core.base.arguments import parse
+from scm_core.contract.spec import Decoder
+from scm_core.engine import config, sampling
+from scm_core.engine.checkpoint import Checkpoint
 
 SAMPLING_BAR, VOCODER_BAR, PIPELINE_BAR = 20.0, 5.0, 5.0
 CLIPS = 16  # sampled at a time
@@ -31,9 +32,9 @@ SECONDS = 5.0  # that each rate of the pipeline is measured for
 def real_time_factors(model: Checkpoint, vocoders: dict[str, Decoder]) -> dict[str, float]:
     """Seconds of sound over seconds spent: by two steps alone, and with each vocoder."""
     draw = drawer(model, steps=2)
-    condition = generate.cycled_condition(model.condition, CLIPS)
+    condition = sampling.cycled_condition(model.condition, CLIPS)
     condition = {key: value.to(model.device) for key, value in condition.items()}
-    noise = generate.seeded_noise(model.shape, CLIPS, 0, model.sigma_data).to(model.device)
+    noise = sampling.seeded_noise(model.shape, CLIPS, 0, model.sigma_data).to(model.device)
     x = draw(model.model, noise, condition)
     parts = {"two steps": lambda: draw(model.model, noise, condition)}
     for name, decoder in vocoders.items():
@@ -64,7 +65,7 @@ def main() -> None:
     model = untrained(spec, full, data, data.shape)
     vocoders = {}
     for name in ("griffin_lim", *["hifigan"] * (find_weights(full.decoder.weights) is not None)):
-        chosen = config.merge(full, ("benchmark", config.parse([f"decoder.vocoder={name}"])))
+        chosen = config.merge(full, ("benchmark", parse([f"decoder.vocoder={name}"])))
         vocoders[f"two steps, {name}"] = spec.build_decoder(chosen, data.statistics)
     with torch.no_grad():
         factors = real_time_factors(model, vocoders)

@@ -20,9 +20,10 @@ from timing import seconds, student_rate
 
 from modalities.image.data import ImageData, ImageDataModule
 from modalities.image.folder import Files
-from scm_core import pack, shards
-from scm_core.backbones.transformer import Transformer
-from scm_core.limits import Limits
+from scm_core.apps import pack
+from scm_core.contract.config import Limits
+from scm_core.data import shards
+from scm_core.networks.backbones.transformer import Transformer
 
 BAR = 10.0
 SECONDS = 3.0

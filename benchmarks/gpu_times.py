@@ -18,12 +18,14 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from scm_core import backbones, dual, generate
+from scm_core import dual
+from scm_core.contract.spec import SIGMA_DATA
 from scm_core.dual import flash
 from scm_core.dual.attention import in_blocks
 from scm_core.dual.verification import awakened
-from scm_core.modality import SIGMA_DATA
-from scm_core.replay import Replayed
+from scm_core.engine import sampling
+from scm_core.engine.replay import Replayed
+from scm_core.networks import backbones
 
 try:  # a kernel of others, value and tangent in one, where it is installed
     from jvp_flash_attention.jvp_attention import JVPAttn
@@ -147,7 +149,7 @@ def latency() -> Iterator[Any]:
     network = build({"name": "transformer", "size": LARGE}, shape).eval()
     condition = {"label": torch.zeros(1, dtype=torch.long, device=DEVICE)}
     noise = SIGMA_DATA * torch.randn(1, *shape, device=DEVICE)
-    draw = generate.sampler("consistency", 2, SIGMA_DATA)
+    draw = sampling.sampler("consistency", 2, SIGMA_DATA)
 
     def evaluate(*given: Any) -> Tensor:
         with torch.autocast(DEVICE, torch.bfloat16, enabled=CUDA):
@@ -156,7 +158,7 @@ def latency() -> Iterator[Any]:
     yield None
     with torch.no_grad():
         for how, model in (("eager", evaluate), ("graph", Replayed(evaluate, network))):
-            work = partial(draw, model, noise, condition, generate.fresh_noise(0, 0))
+            work = partial(draw, model, noise, condition, sampling.fresh_noise(0, 0))
             ms = 1e3 * statistics.median([seconds(work) for _ in range(ROUNDS + 3)][3:])
             ok = ms <= LATENCY if how == "graph" and CUDA else None
             said = f"{ms:.1f} ms, at most {LATENCY:g}" if ok is not None else f"{ms:.1f} ms"

@@ -32,16 +32,21 @@ import torch
 from omegaconf import OmegaConf
 
 import scm_core
-from scm_core import backbones, checkpoint, cli, config, evaluation, generate, media, report
-from scm_core.conditioning import Label
-from scm_core.errors import UserError
-from scm_core.evaluation import Bench, Row
-from scm_core.files import write_text
-from scm_core.modality import SIGMA_DATA
-from scm_core.parallel import device as best_device
-from scm_core.sample import open_checkpoint
+from scm_core.apps.sample import open_checkpoint
+from scm_core.base import console
+from scm_core.base.arguments import parse
+from scm_core.base.device import best_device, resolve_precision
+from scm_core.base.errors import UserError
+from scm_core.base.files import write_text
+from scm_core.contract.fields import Label
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.data import media
+from scm_core.engine import checkpoint, config, sampling
+from scm_core.evaluation import evaluator, report
+from scm_core.evaluation.evaluator import Bench, Row
+from scm_core.networks import backbones
 
-PLAN = evaluation.Plan(n=0, reference=0, teacher_samplers=evaluation.FULL[:1])
+PLAN = evaluator.Plan(n=0, reference=0, teacher_samplers=evaluator.FULL[:1])
 # A cost's key in a row: the head of its column, and the number there by what one sample takes.
 COSTS: dict[str, tuple[str, Callable[[float], float]]] = {
     "sampling_seconds": ("ms, one at a time", lambda seconds: 1e3 * seconds),
@@ -85,7 +90,7 @@ class Pair:
 def main(arguments: list[str]) -> None:
     """Measure, print and write one table after another."""
     known = OmegaConf.structured(HeadlineConfig)
-    settings = config.merge(known, ("command line", config.parse(arguments)))
+    settings = config.merge(known, ("command line", parse(arguments)))
     batches = sorted({1, *settings.batches})
     if batches[0] < 1 or settings.rounds < 1:
         raise UserError("batches and rounds must be at least 1")
@@ -123,7 +128,7 @@ def machine() -> Row:
     return {
         "device": torch.cuda.get_device_name(device) if cuda else processor,
         "threads": torch.get_num_threads(),
-        "precision": config.precision("auto", device.type),
+        "precision": resolve_precision("auto", device.type),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "scm_core": scm_core.__version__,
         "torch": torch.__version__,
@@ -188,7 +193,7 @@ def measure(
     pair: Pair, batches: list[int], rounds: int, meter: energy.Counters | None
 ) -> list[Row]:
     """A row for each setting, the reference first: of one sample, and at the best batch sizes."""
-    settings = sorted(evaluation.settings(PLAN, pair.guidance), key=lambda s: s.model, reverse=True)
+    settings = sorted(evaluator.settings(PLAN, pair.guidance), key=lambda s: s.model, reverse=True)
     measured = [costs(pair, settings, n, rounds, meter) for n in batches]
     rows: list[Row] = []
     for setting, each in zip(settings, zip(*measured, strict=True), strict=True):
@@ -216,9 +221,9 @@ def costs(
         device=best_device(),
     )
 
-    def draw(setting: evaluation.Setting) -> Row:
+    def draw(setting: evaluator.Setting) -> Row:
         model = pair.models[setting.model]
-        condition = generate.cycled_condition(model.condition, n)
+        condition = sampling.cycled_condition(model.condition, n)
         return bench.draw(model, setting, condition, lambda _: None)[1]
 
     # The first round, in which memory is allocated and networks are compiled, does not count.
@@ -258,4 +263,4 @@ def figure(value: float) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__)
+    console.run(main, __doc__)

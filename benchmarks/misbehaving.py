@@ -19,20 +19,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scm_core import backbones, dual, media
-from scm_core.conditioning import Label
-from scm_core.layers import LearnedWeight, TimeEmbedding, positional_embedding
-from scm_core.losses.consistency import (
+from scm_core import dual
+from scm_core.contract.fields import Label
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.data import media
+from scm_core.engine.stages.stage import cosine
+from scm_core.method.losses.consistency import (
     consistency_loss,
     normalise,
     student_tangent,
     warmup_ratio,
 )
-from scm_core.losses.diffusion import diffusion_loss
-from scm_core.modality import SIGMA_DATA
-from scm_core.proposal import LogNormalProposal
-from scm_core.stages.stage import cosine
-from scm_core.trigflow import TrigFlow
+from scm_core.method.losses.diffusion import diffusion_loss
+from scm_core.method.proposal import LogNormalProposal
+from scm_core.method.trigflow import TrigFlow
+from scm_core.networks import backbones
+from scm_core.networks.layers import LearnedWeight, TimeEmbedding, positional_embedding
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 LENGTH, BATCH, EVERY = 32, 32, 10

@@ -16,7 +16,7 @@ import tempfile
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scm_core.config import TrainerConfig
+from scm_core.contract.config import TrainerConfig
 
 SPEED_BAR, CHECKPOINT_BAR = 0.85, 0.05
 STEPS, LOGGED = 60, 10  # the first figure, of a cold start, does not count

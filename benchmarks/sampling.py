@@ -10,8 +10,8 @@ import statistics
 import torch
 from timing import seconds
 
-from scm_core import generate
-from scm_core.sample import drawer, open_checkpoint
+from scm_core.apps.sample import drawer, open_checkpoint
+from scm_core.engine import sampling
 
 ROUNDS = 15
 
@@ -21,9 +21,9 @@ def main() -> None:
     model = open_checkpoint(None, "image")
     draw = drawer(model, steps=2)
     for n in (1, 16, 128):
-        condition = generate.cycled_condition(model.condition, n)
+        condition = sampling.cycled_condition(model.condition, n)
         condition = {key: value.to(model.device) for key, value in condition.items()}
-        x = generate.seeded_noise(model.shape, n, 0, model.sigma_data).to(model.device)
+        x = sampling.seeded_noise(model.shape, n, 0, model.sigma_data).to(model.device)
         t = torch.full((n,), 1.1, device=model.device)
 
         def sample(x=x, condition=condition):

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from scm_core import TrigFlow, config
-from scm_core.backbones.transformer import Transformer
-from scm_core.backbones.unet import UNet
-from scm_core.conditioning import Label
+from scm_core import TrigFlow
+from scm_core.base.device import resolve_precision
+from scm_core.contract.fields import Label
 from scm_core.dual import jvp
-from scm_core.losses.consistency import consistency_loss, normalise, student_tangent
-from scm_core.losses.diffusion import diffusion_loss
+from scm_core.method.losses.consistency import consistency_loss, normalise, student_tangent
+from scm_core.method.losses.diffusion import diffusion_loss
+from scm_core.networks.backbones.transformer import Transformer
+from scm_core.networks.backbones.unet import UNet
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIGMA_DATA = 0.5
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    fast = config.precision("auto", DEVICE) == "bf16-mixed"
+    fast = resolve_precision("auto", DEVICE) == "bf16-mixed"
     dtypes = list(DTYPES) if fast else ["float32"]
     print(
         f"torch {torch.__version__}, {DEVICE}, {options.threads} threads, {options.rounds} rounds\n"

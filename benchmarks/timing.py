@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from scm_core import TrigFlow, dual
-from scm_core.checkpoint import Checkpoint
-from scm_core.losses.consistency import consistency_loss, normalise, student_tangent
-from scm_core.modality import SIGMA_DATA, Batch, DataModule, ModalitySpec
-from scm_core.proposal import LogNormalProposal
+from scm_core.contract.spec import SIGMA_DATA, Batch, DataModule, ModalitySpec
+from scm_core.engine.checkpoint import Checkpoint
+from scm_core.method.losses.consistency import consistency_loss, normalise, student_tangent
+from scm_core.method.proposal import LogNormalProposal
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -16,11 +16,11 @@ import time
 import torch
 from timing import seconds, student_rate, untrained
 
-from scm_core import config, generate
-from scm_core.checkpoint import Checkpoint
-from scm_core.latents import LatentDecoder, run
-from scm_core.modality import Batch, DataModule
-from scm_core.sample import drawer
+from scm_core.apps.sample import drawer
+from scm_core.contract.spec import Batch, DataModule
+from scm_core.data.latents import LatentDecoder, run
+from scm_core.engine import config, sampling
+from scm_core.engine.checkpoint import Checkpoint
 
 FRAMES_BAR, PIPELINE_BAR = 30.0, 5.0
 CLIPS = (1, 16)  # drawn at a time
@@ -31,8 +31,8 @@ SECONDS = 5.0  # that each rate of the pipeline is measured for
 def frames_per_second(model: Checkpoint, clips: int) -> float:
     """Frames drawn in two steps and decoded, over the seconds spent."""
     draw = drawer(model, steps=2)
-    condition = generate.cycled_condition(model.condition, clips)
-    noise = generate.seeded_noise(model.shape, clips, 0, model.sigma_data)
+    condition = sampling.cycled_condition(model.condition, clips)
+    noise = sampling.seeded_noise(model.shape, clips, 0, model.sigma_data)
 
     def make() -> None:
         model.decoder.decode(draw(model.model, noise, condition))

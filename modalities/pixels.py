@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scm_core.conditioning import Condition
-from scm_core.data import channelwise
-from scm_core.modality import SIGMA_DATA, Batch
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import SIGMA_DATA, Batch
+from scm_core.data.batches import channelwise
 
 
 class Split(Protocol):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scm_core.data import channelwise
-from scm_core.errors import UserError, first_line
-from scm_core.modality import SIGMA_DATA
-from scm_core.words import place
+from scm_core.base.arguments import place
+from scm_core.base.errors import UserError, first_line
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.data.batches import channelwise
 
 NEEDS = "decoder.pretrained needs the package diffusers: pip install 'scm-core[diffusers]'"
 

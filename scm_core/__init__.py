@@ -3,8 +3,8 @@
 import getpass
 import os
 
-from scm_core.errors import UserError
-from scm_core.trigflow import TrigFlow
+from scm_core.base.errors import UserError
+from scm_core.method.trigflow import TrigFlow
 
 __version__ = "0.1.0"
 __all__ = ["TrigFlow", "UserError"]

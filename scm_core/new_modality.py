@@ -4,52 +4,8 @@ It is complete and can be installed, checked, trained and sampled at once, on da
 stand-in for yours.
 """
 
-from __future__ import annotations
-
-import importlib.util
-import keyword
-from pathlib import Path
-
-from scm_core import cli, modality
-from scm_core.errors import UserError
-
-TEMPLATE = Path(__file__).with_name("template")
-TOKEN = "newname"
-ENDINGS = (".py", ".toml", ".yaml", ".md")
-
-
-def main(arguments: list[str]) -> None:
-    """Write the package and say what to do next."""
-    if len(arguments) != 1:
-        raise UserError("give one word, the new modality's name: new_modality spectra")
-    folder = write(arguments[0], Path())
-    cli.console.print(f"{folder} is written; now:")
-    cli.console.print(f"  pip install -e {folder}")
-    for command in ("check", "train", "sample"):
-        words = " max_steps=20" if command == "train" else ""
-        cli.console.print(f"  python -m scm_core.{command} modality={folder}{words}")
-
-
-def write(name: str, parent: Path) -> Path:
-    """Write the package `name` into `parent` and return its folder.
-
-    Raises UserError for a name that is no Python identifier or already in use.
-    """
-    if not name.isidentifier() or keyword.iskeyword(name) or not name.islower():
-        raise UserError(f"{name!r} cannot be a package's name: give lower-case letters, digits, _")
-    if name in {entry.name for entry in modality.installed()}:
-        raise UserError(f"a modality called {name} is installed already: choose another name")
-    folder = parent / name
-    if folder.exists():
-        raise UserError(f"{folder} exists already: choose another name, or remove it")
-    if importlib.util.find_spec(name):
-        raise UserError(f"a package called {name} is installed already: choose another name")
-    for source in sorted(path for path in TEMPLATE.rglob("*") if path.suffix in ENDINGS):
-        target = folder / str(source.relative_to(TEMPLATE)).replace(TOKEN, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text().replace(TOKEN, name))
-    return folder
-
+from scm_core.apps.new_modality import main
+from scm_core.base import console
 
 if __name__ == "__main__":
-    cli.run(main, __doc__)
+    console.run(main, __doc__)

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scm_core import cli, evaluate, hub, pack, provenance, sample, train
+from scm_core.apps import evaluate, hub, pack, sample
+from scm_core.base import console
+from scm_core.data import provenance
+from scm_core.engine import run
 
-MODULES = {"train": train, "sample": sample, "evaluate": evaluate, "provenance": provenance}
+MODULES = {"train": run, "sample": sample, "evaluate": evaluate, "provenance": provenance}
 MODULES |= {"hub": hub, "pack": pack}
 
 
@@ -38,7 +41,7 @@ def refused(monkeypatch, capfd):
     def refused(command: str, *words: object) -> str:
         monkeypatch.setattr(sys, "argv", [command, *map(str, words)])
         with pytest.raises(SystemExit) as caught:
-            cli.run(MODULES[command].main, "")
+            console.run(MODULES[command].main, "")
         said = capfd.readouterr().err
         assert caught.value.code == 2 and "Traceback" not in said, said
         errors = [line for line in said.splitlines() if line.startswith("error: ")]

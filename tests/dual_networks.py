@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from scm_core.contract.spec import Batch
 from scm_core.dual import jvp
-from scm_core.modality import Batch
 
 
 class Network(nn.Module):

@@ -15,8 +15,9 @@ import torch
 
 from modalities.audio.notes import SoundFont, font_origin
 from modalities.image.sets import _read_idx
-from scm_core import checkpoint, config, provenance, shards
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
+from scm_core.data import provenance, shards
+from scm_core.engine import checkpoint, config
 
 PATIENCE = 60  # seconds of computing for one file
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from scm_core.trigflow import expand_time
+from scm_core.method.trigflow import expand_time
 
 
 class Gaussian:

@@ -44,7 +44,7 @@ def read(kind: str, path: Path, limits: Any = None) -> torch.Tensor:
     from modalities.audio import recordings
     from modalities.image import folder as pictures
     from modalities.video import folder as videos
-    from scm_core import checkpoint
+    from scm_core.engine import checkpoint
 
     if kind == "model":
         return torch.zeros(checkpoint.load(path).shape)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from scm_core import backbones, media
-from scm_core.conditioning import Vector
-from scm_core.config import Config
-from scm_core.data import InMemory, channelwise, per_channel
-from scm_core.modality import SIGMA_DATA, ModalitySpec
+from scm_core.contract.config import Config
+from scm_core.contract.fields import Vector
+from scm_core.contract.spec import SIGMA_DATA, ModalitySpec
+from scm_core.data import media
+from scm_core.data.batches import InMemory, channelwise, per_channel
+from scm_core.networks import backbones
 
 HERE = Path(__file__).parent / "data"
 CALLS = []  # the splits that were read, in order

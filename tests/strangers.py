@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scm_core import modality
+from scm_core.contract import spec
 
 
 def install(
@@ -13,5 +13,5 @@ def install(
     info.mkdir(parents=True)
     metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
     (info / "METADATA").write_text(metadata + (f"Provides-Extra: {extra}\n" if extra else ""))
-    (info / "entry_points.txt").write_text(f"[{modality.GROUP}]\n{name} = {value}\n")
+    (info / "entry_points.txt").write_text(f"[{spec.GROUP}]\n{name} = {value}\n")
     monkeypatch.syspath_prepend(str(folder))

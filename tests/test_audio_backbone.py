@@ -6,8 +6,8 @@ from sounds import RATE
 from modalities.audio import backbone
 from modalities.audio.mel import MelSettings, log_mel
 from scm_core import dual
-from scm_core.backbones import BackboneConfig
-from scm_core.conditioning import Label
+from scm_core.contract.fields import Label
+from scm_core.networks.backbones import BackboneConfig
 
 MEL = MelSettings()
 SHAPE = (1, MEL.mels, 16)

@@ -19,8 +19,8 @@ from modalities.audio.decoder import AudioDecoder
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.recordings import decode_file
 from modalities.audio.vocoder import DecoderConfig, Generator, build
-from scm_core import config as configuration
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
+from scm_core.engine import config as configuration
 
 TINY = {
     "resblock": "1",

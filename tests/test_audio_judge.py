@@ -12,10 +12,10 @@ from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.features import SpeechEmbedding
 from modalities.audio.judge import NoteJudge, PitchJudge
 from modalities.audio.mel import MelSettings
-from scm_core import classifier
-from scm_core.errors import UserError
-from scm_core.media import write_sound
-from scm_core.metrics import frechet_distance
+from scm_core.base.errors import UserError
+from scm_core.data.media import write_sound
+from scm_core.evaluation import classifier
+from scm_core.evaluation.metrics import frechet_distance
 
 RATE = 22_050
 SAMPLES = 16_384

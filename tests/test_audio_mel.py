@@ -9,7 +9,7 @@ from sounds import NOTES, RATE, tone
 
 from modalities.audio.mel import MelSettings, filterbank, log_mel
 from modalities.audio.recordings import decode_file
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 
 def slaney(hertz: float) -> float:

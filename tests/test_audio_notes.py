@@ -10,7 +10,7 @@ from sounds import pitch, prepared
 from modalities.audio.data import AudioData
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.notes import FAMILIES, Notes, find_font, font_origin, held_out_pairs
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 
 @pytest.fixture(scope="module")

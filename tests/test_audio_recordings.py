@@ -14,8 +14,8 @@ from torch import Tensor
 
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.recordings import decode_file, gain_to
-from scm_core.errors import UserError
-from scm_core.media import write_sound
+from scm_core.base.errors import UserError
+from scm_core.data.media import write_sound
 
 
 def folder(tmp_path: Path, **config):

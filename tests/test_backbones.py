@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from scm_core import UserError, backbones, dual
-from scm_core.backbones import BackboneConfig
-from scm_core.conditioning import Label, Vector
-from scm_core.config import load
-from scm_core.layers import convolution
-from scm_core.modality import Batch
+from scm_core import UserError, dual
+from scm_core.contract.fields import Label, Vector
+from scm_core.contract.spec import Batch
+from scm_core.engine.config import load
+from scm_core.networks import backbones
+from scm_core.networks.backbones import BackboneConfig
+from scm_core.networks.layers import convolution
 
 SCHEMA = {"label": Label(3), "pose": Vector(2)}
 SHAPES = [(2, 16), (1, 8, 12), (3, 4, 8, 8)]

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from sounds import NOTES
 
-from scm_core import config, shards
-from scm_core.limits import Limits
+from scm_core.contract.config import Limits
+from scm_core.data import shards
+from scm_core.engine import config
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +62,7 @@ READ = """
 import resource, sys
 from pathlib import Path
 import hostile
-from scm_core.limits import Limits
+from scm_core.contract.config import Limits
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

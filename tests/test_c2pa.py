@@ -21,8 +21,10 @@ from test_fuzz import HOW, damaged
 from test_provenance import FACTS, WRITE
 
 import scm_core
-from scm_core import cli, provenance, sample, signing
-from scm_core.errors import UserError
+from scm_core.apps import sample
+from scm_core.base import console
+from scm_core.base.errors import UserError
+from scm_core.data import provenance, signing
 
 c2pa = pytest.importorskip("c2pa")
 from certificates import DAY, REFUSED, TAKEN, Issuer  # noqa: E402
@@ -65,7 +67,7 @@ def says(monkeypatch, capfd):
     def says(*words):
         monkeypatch.setattr(sys, "argv", ["provenance", *map(str, words)])
         with pytest.raises(SystemExit) as caught:
-            cli.run(provenance.main, "")
+            console.run(provenance.main, "")
         said = capfd.readouterr()
         assert caught.value.code == 0, said.err
         return said.out

@@ -9,8 +9,8 @@ from hostile import SHIPPED, described
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scm_core import checkpoint
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
+from scm_core.engine import checkpoint
 
 
 @pytest.fixture

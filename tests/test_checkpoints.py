@@ -14,12 +14,12 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from scm_core import cli
-from scm_core.errors import UserError
-from scm_core.files import replacing
-from scm_core.stages.callbacks import Averaging, Interrupt
-from scm_core.stages.checkpoints import Guard, Saving, WholeCheckpoints
-from scm_core.stages.stage import Stage
+from scm_core.base import console
+from scm_core.base.errors import UserError
+from scm_core.base.files import replacing
+from scm_core.engine.callbacks import Averaging, Interrupt
+from scm_core.engine.checkpointing import Guard, Saving, WholeCheckpoints
+from scm_core.engine.stages.stage import Stage
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
@@ -214,7 +214,7 @@ def test_a_command_that_is_told_to_stop_leaves_no_half_file(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["a command"])
     before = signal.getsignal(sent)
     with pytest.raises(SystemExit) as caught:
-        cli.run(main, "")
+        console.run(main, "")
     assert caught.value.code == 130 and not list(tmp_path.iterdir())
     assert "run the same command again to go on" in capsys.readouterr().err
     assert signal.getsignal(sent) == before
@@ -224,7 +224,7 @@ def test_a_closed_terminal_stops_no_command_that_ignores_it(monkeypatch):
     """As nohup has it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli.stoppable():
+        with console.stoppable():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from scm_core import config
-from scm_core.claim import agreed
-from scm_core.conditioning import Label
-from scm_core.data import InMemory
-from scm_core.errors import UserError
-from scm_core.files import Lock
-from scm_core.media import write_png, write_sound
-from scm_core.train import Run
+from scm_core.base.claim import agreed
+from scm_core.base.errors import UserError
+from scm_core.base.files import Lock
+from scm_core.contract.fields import Label
+from scm_core.data.batches import InMemory
+from scm_core.data.media import write_png, write_sound
+from scm_core.engine import config
+from scm_core.engine.run import Run
 
 MEASURED = {
     "shape": [1, 8],

@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 
 from modalities.audio.data import AudioDataModule
 from modalities.image.data import ImageDataModule
-from scm_core import UserError, config
+from scm_core import UserError
+from scm_core.engine import config
 
 
 def load(*words):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from scm_core import cli, doctor, modality, parallel
-from scm_core.errors import UserError
+from scm_core.apps import doctor
+from scm_core.base import console, distributed
+from scm_core.base.errors import UserError
+from scm_core.contract import spec
 
 
 def findings(chapter):
@@ -47,8 +49,8 @@ def test_a_plugin_says_where_its_data_are(monkeypatch):
     def nowhere(config):
         raise UserError("put them there")
 
-    spec = modality.get("image")
-    monkeypatch.setitem(spec.__dict__, "find_data", nowhere)
+    image = spec.get("image")
+    monkeypatch.setitem(image.__dict__, "find_data", nowhere)
     data = findings(doctor.plugin("image"))["data"]
     assert (data.ok, data.said) == (False, "put them there")
 
@@ -61,9 +63,11 @@ def test_a_broken_plugin_is_a_finding():
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Sixteen processors, and cgroups that a test makes up."""
-    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    monkeypatch.setattr(parallel, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(parallel, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(
+        distributed.os, "sched_getaffinity", lambda _: set(range(16)), raising=False
+    )
+    monkeypatch.setattr(distributed, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(distributed, "OWN_CGROUPS", tmp_path / "own")
 
     def made(own, files):
         (tmp_path / "own").write_text(own)
@@ -103,13 +107,13 @@ V1 = "3:cpuset:/x\n2:cpu,cpuacct:/docker/1\n1:name=systemd:/\n"
 )
 def test_threads_are_as_many_as_the_cgroups_leave(machine, own, files, cpus):
     machine(own, files)
-    assert parallel.cpus() == cpus
+    assert distributed.cpus() == cpus
 
 
 def test_threads_are_as_many_as_the_affinity_mask_leaves(machine, monkeypatch):
     machine("0::/\n", {"cpu.max": "800000 100000\n"})
-    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: {0, 5, 7})
-    assert parallel.cpus() == 3
+    monkeypatch.setattr(distributed.os, "sched_getaffinity", lambda _: {0, 5, 7})
+    assert distributed.cpus() == 3
 
 
 @pytest.mark.parametrize("wish, threads", [(None, 2), ("6", 6)])
@@ -125,7 +129,7 @@ def test_every_command_limits_its_threads_unless_they_are_given(
     torch.set_num_threads(6)
     try:
         with pytest.raises(SystemExit):
-            cli.run(lambda _: seen.extend(doctor.devices()), "")
+            console.run(lambda _: seen.extend(doctor.devices()), "")
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -8,9 +8,9 @@ import torch
 from dual_networks import Ignoring, Network, batch
 from torch import nn
 
+from scm_core.contract.spec import Batch
 from scm_core.dual import Dual, verify
 from scm_core.dual.core import RULES
-from scm_core.modality import Batch
 
 
 @pytest.fixture

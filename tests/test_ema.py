@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scm_core.ema import PowerEMA, power_exponent
+from scm_core.method.ema import PowerEMA, power_exponent
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.1, 0.2])

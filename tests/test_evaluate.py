@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from scm_core import checkpoint, config, evaluate, evaluation
-from scm_core.conditioning import Label
-from scm_core.config import Config
-from scm_core.errors import UserError
-from scm_core.modality import SIGMA_DATA, Batch, ModalitySpec
+from scm_core.apps import evaluate
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Config
+from scm_core.contract.fields import Label
+from scm_core.contract.spec import SIGMA_DATA, Batch, ModalitySpec
+from scm_core.engine import checkpoint, config
+from scm_core.evaluation import evaluator
 
 SCHEMA = {"label": Label(2)}
 
@@ -118,8 +120,8 @@ SPEC = ModalitySpec(
 @pytest.fixture
 def student(tmp_path, monkeypatch):
     """A student's file with its teacher beside it, and a cheap plan."""
-    plan = evaluation.Plan(200, 600, (("heun", 32), ("dpm", 3), ("ddim", 2)))
-    monkeypatch.setitem(evaluation.PLANS, "smoke", plan)
+    plan = evaluator.Plan(200, 600, (("heun", 32), ("dpm", 3), ("ddim", 2)))
+    monkeypatch.setitem(evaluator.PLANS, "smoke", plan)
     for stage, gain in (("teacher", 0.0), ("student", 1.0)):
         checkpoint.export(
             tmp_path / f"{stage}.safetensors",
@@ -219,7 +221,7 @@ def test_a_bad_student_is_seen(student):
 
 def test_an_interrupted_evaluation_goes_on(student, monkeypatch):
     whole = run(student)
-    draw, drawn = evaluation.Bench.draw, []
+    draw, drawn = evaluator.Bench.draw, []
 
     def counted(self, model, setting, *rest):
         if len(drawn) == 3:
@@ -228,7 +230,7 @@ def test_an_interrupted_evaluation_goes_on(student, monkeypatch):
         drawn.append(setting.name)
         return draw(self, model, setting, *rest)
 
-    monkeypatch.setattr(evaluation.Bench, "draw", counted)
+    monkeypatch.setattr(evaluator.Bench, "draw", counted)
     with pytest.raises(KeyboardInterrupt):
         run(student)
     resumed = run(student)
@@ -248,7 +250,7 @@ def test_rows_of_another_seed_other_data_or_features_are_measured_again(student,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(evaluation.Bench, "draw", interrupted)
+        patch.setattr(evaluator.Bench, "draw", interrupted)
         run(student)
     partial = student.parent / "metrics.partial.json"
     left = json.loads(partial.read_text())["rows"]["real test set"]
@@ -332,7 +334,7 @@ def test_ratios_compare_two_steps_with_the_reference_and_with_the_cheapest_equal
         row("teacher", 10, 40, 3.0, 3.9),
         row("teacher", 4, 8, 0.8, 5.1),
     ]
-    found = evaluation.ratios(rows, "fd", ["right"])
+    found = evaluator.ratios(rows, "fd", ["right"])
     assert found["reference"] == "teacher 126"
     assert found["reference_sampling_over_two_step_sampling"] == pytest.approx(63)
     assert found["reference_time_over_two_step_time"] == pytest.approx(12.7 / 0.3)
@@ -344,5 +346,5 @@ def test_ratios_compare_two_steps_with_the_reference_and_with_the_cheapest_equal
     assert found["equal_teacher_time_over_two_step_time"] == pytest.approx(1.7 / 0.3)
     assert found["two_step_right_over_real"] == pytest.approx(0.75)
     rows[2]["fd"], rows[0]["right"] = 3.0, 0.0
-    found = evaluation.ratios(rows, "fd", ["right"])
+    found = evaluator.ratios(rows, "fd", ["right"])
     assert found["equal_teacher"] is None and found["two_step_right_over_real"] is None

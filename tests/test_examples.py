@@ -9,7 +9,8 @@ import pytest
 from environment import ROOT, install
 from safetensors import safe_open
 
-from scm_core import sample, train
+from scm_core.apps import sample
+from scm_core.engine import run
 
 SHORT = ["preset=cpu", "max_steps=4", "student.midtraining.steps=2", "student.tangent_warmup=1"]
 EXAMPLES = {
@@ -34,7 +35,7 @@ def test_an_example_conforms_trains_and_draws(example, tmp_path):
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     words, condition = EXAMPLES[example]
-    train.main([f"modality={example}", *SHORT, *words])
+    run.main([f"modality={example}", *SHORT, *words])
     weights = tmp_path / "runs" / f"{example}-cpu" / "student.safetensors"
     with safe_open(weights, "pt") as file:
         assert file.metadata()["step"] == "4"

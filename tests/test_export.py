@@ -12,8 +12,9 @@ import torch
 import toy_plugin
 from environment import ROOT
 
-from scm_core import export, generate, sample
-from scm_core.errors import UserError
+from scm_core.apps import export, sample
+from scm_core.base.errors import UserError
+from scm_core.engine import sampling
 
 SHIPPED = {
     "image": ((5, 1, 28, 28), torch.uint8),
@@ -40,9 +41,9 @@ def test_a_written_graph_draws_what_the_command_draws(tmp_path):
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"relative error (\S+)", done.stdout)[1]) < 1e-3
     model = sample.open_checkpoint(None, "image", device="cpu")
-    condition = generate.cycled_condition(model.condition, 5)
-    first = generate.seeded_noise(model.shape, 5, 3, model.sigma_data)
-    fresh = torch.randn(first.shape, generator=generate.fresh_noise(3, 0))
+    condition = sampling.cycled_condition(model.condition, 5)
+    first = sampling.seeded_noise(model.shape, 5, 3, model.sigma_data)
+    fresh = torch.randn(first.shape, generator=sampling.fresh_noise(3, 0))
     run = torch.export.load(tmp_path / "image.pt2").module()
     media = run(torch.stack([first / model.sigma_data, fresh]), condition)
     drawn = sample.draw_all(model, sample.drawer(model), condition, 5, seed=3, batch_size=5)
@@ -75,7 +76,7 @@ def test_a_shipped_student_as_onnx(modality, tmp_path):
     assert float(re.search(r"relative error (\S+)", done.stdout)[1]) < 1e-3
     model = sample.open_checkpoint(None, modality, device="cpu")
     noise = np.zeros((2, 5, *model.shape), np.float32)
-    condition = generate.cycled_condition(model.condition, 5)
+    condition = sampling.cycled_condition(model.condition, 5)
     fed = {"noise": noise, **{key: value.numpy() for key, value in condition.items()}}
     (media,) = onnxruntime.InferenceSession(path).run(None, fed)
     shape, dtype = SHIPPED[modality]

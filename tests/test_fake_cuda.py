@@ -9,17 +9,18 @@ from fake_cuda import MixedDtypes, fake_cuda
 from torch import nn
 from torch.nn import functional as F
 
-from scm_core import backbones, generate
-from scm_core.backbones import NETWORKS, BackboneConfig
-from scm_core.checkpoint import read
-from scm_core.conditioning import Label, schema_from_dict
-from scm_core.config import load, read_yaml
+from scm_core.contract.fields import Label, schema_from_dict
+from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.dual import Dual, flash, jvp
 from scm_core.dual.core import RULES
-from scm_core.ema import PowerEMA
-from scm_core.modality import SIGMA_DATA, Batch
-from scm_core.stages.student import Student
-from scm_core.stages.teacher import Teacher
+from scm_core.engine import sampling
+from scm_core.engine.checkpoint import read
+from scm_core.engine.config import load, read_yaml
+from scm_core.engine.stages.student import Student
+from scm_core.engine.stages.teacher import Teacher
+from scm_core.method.ema import PowerEMA
+from scm_core.networks import backbones
+from scm_core.networks.backbones import NETWORKS, BackboneConfig
 
 aten = torch.ops.aten
 ROOT = Path(__file__).parents[1]
@@ -227,12 +228,12 @@ def test_training_step(name, half):
 
 
 @pytest.mark.parametrize("half", EVERY_TIME, indirect=True, ids=str)
-@pytest.mark.parametrize("name", ["consistency", *generate.ODE_SAMPLERS])
+@pytest.mark.parametrize("name", ["consistency", *sampling.ODE_SAMPLERS])
 def test_sampler(name, half):
     shape, schema = (1, 8, 8), {"label": Label(3)}
     network = small(shape, schema, **SMALL).to("cuda")
     noise = draw(2, *shape)
-    x = generate.sampler(name, 3, SIGMA_DATA, 2.0, schema)(network, noise, nulls(schema))
+    x = sampling.sampler(name, 3, SIGMA_DATA, 2.0, schema)(network, noise, nulls(schema))
     assert (x.dtype, x.shape, x.device) == (noise.dtype, noise.shape, noise.device)
 
 

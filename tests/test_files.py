@@ -12,9 +12,12 @@ from hostile import SHIPPED
 from safetensors import safe_open
 from torch import nn
 
-from scm_core import cache, checkpoint, classifier, files
-from scm_core.errors import UserError
-from scm_core.files import save_tensors, write_text
+from scm_core.base import files
+from scm_core.base.errors import UserError
+from scm_core.base.files import save_tensors, write_text
+from scm_core.data import cache
+from scm_core.engine import checkpoint
+from scm_core.evaluation import classifier
 
 
 def judge(path):
@@ -74,7 +77,8 @@ def test_tensors_make_the_same_bytes_in_every_process(tmp_path):
     tensors = {"b": torch.arange(3).half(), "a": torch.ones(2, 5), "é": torch.tensor([1, -1])}
     for name in ("here", "again"):
         save_tensors(tmp_path / name, tensors, metadata)
-    code = "import sys, torch; from pathlib import Path; from scm_core.files import save_tensors\n"
+    code = "import sys, torch; from pathlib import Path\n"
+    code += "from scm_core.base.files import save_tensors\n"
     code += "t = {'é': torch.tensor([1, -1]), 'a': torch.ones(2, 5), 'b': torch.arange(3).half()}\n"
     code += "m = {f'é{i}\\n': f'\"{i}\\x1f' for i in reversed(range(20))}\n"
     code += "save_tensors(Path(sys.argv[1]), t, m)"
@@ -98,7 +102,7 @@ def test_files_are_read_by_whom_the_umask_says(tmp_path, mask, mode):
 
 
 def test_a_folder_is_one_process_s_and_free_again_when_it_dies(tmp_path):
-    code = "import sys; from pathlib import Path; from scm_core.files import Lock\n"
+    code = "import sys; from pathlib import Path; from scm_core.base.files import Lock\n"
     code += "with Lock(Path(sys.argv[1])) as lock: lock.take(); print(flush=True); input()"
     line = [sys.executable, "-c", code, tmp_path / "run"]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

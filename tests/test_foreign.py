@@ -5,8 +5,10 @@ import torch
 from hostile import described, model, stated
 
 from modalities import pretrained
-from scm_core import UserError, config, foreign
-from scm_core.sample import open_checkpoint
+from scm_core import UserError
+from scm_core.apps.sample import open_checkpoint
+from scm_core.base.arguments import marked
+from scm_core.engine import config, foreign
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_every_key_that_names_a_file_is_declared():
         known = config.keys(config.defaults(spec))
         named = {key for key in known if key.split(".")[-1] in ("root", "font", "weights", "out")}
         named |= {key for key in known if key.split(".")[-1] in ("pretrained", "preset")}
-        assert named == set(config.marked(spec.config, place=True))
+        assert named == set(marked(spec.config, place=True))
 
 
 def test_what_is_built_is_bound_by_the_weights():

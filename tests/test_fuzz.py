@@ -25,8 +25,9 @@ from safetensors.torch import save_file
 from sounds import encode, tone
 
 from modalities.audio.notes import find_font
-from scm_core import checkpoint, config, sample
-from scm_core.errors import UserError
+from scm_core.apps import sample
+from scm_core.base.errors import UserError
+from scm_core.engine import checkpoint, config
 
 ROOT = Path(__file__).parents[1]
 MEMORY = 1500  # MiB that the process may grow by over all files

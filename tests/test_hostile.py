@@ -14,14 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from modalities import pretrained
-from scm_core import (
-    cache,
-    checkpoint,
-    classifier,
-    config,
-)
-from scm_core.errors import UserError
-from scm_core.limits import Limits
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.data import cache
+from scm_core.engine import checkpoint, config
+from scm_core.evaluation import classifier
 
 ROOT = Path(__file__).parents[1]
 

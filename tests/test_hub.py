@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scm_core import checkpoint, hub
-from scm_core.errors import UserError
-from scm_core.sample import open_checkpoint
+from scm_core.apps import hub
+from scm_core.apps.sample import open_checkpoint
+from scm_core.base.errors import UserError
+from scm_core.engine import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "image"
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from modalities.image import sets
 from modalities.image.decoder import ImageDecoder
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 
 def test_fashion_mnist_is_standardised_by_its_training_split(fashion_root):

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from modalities.image import folder
 from modalities.image.decoder import ImageDecoder
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 
 @pytest.fixture

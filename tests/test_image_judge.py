@@ -6,7 +6,7 @@ import torch
 from modalities.image import judge as judges
 from modalities.image.data import ImageData, ImageDataModule
 from modalities.image.decoder import ImageDecoder
-from scm_core import classifier
+from scm_core.evaluation import classifier
 
 
 @pytest.fixture(scope="module")

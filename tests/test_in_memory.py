@@ -9,8 +9,8 @@ import torch
 from pairs_plugin import SPEC, Decoder, read
 
 from scm_core import testing
-from scm_core.conditioning import Vector
-from scm_core.data import InMemory, overall
+from scm_core.contract.fields import Vector
+from scm_core.data.batches import InMemory, overall
 from scm_core.testing import check_modality
 
 SCHEMA = {"place": Vector(2)}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from scm_core.latents import LatentDecoder, Latents
-from scm_core.modality import SIGMA_DATA, Batch
+from scm_core.contract.spec import SIGMA_DATA, Batch
+from scm_core.data.latents import LatentDecoder, Latents
 
 
 class Folded(nn.Module):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scm_core.errors import UserError
-from scm_core.folders import classified
+from scm_core.base.errors import UserError
+from scm_core.data.folders import classified
 
 
 def read(folder: Path, *paths: str, pattern: str | None = None) -> dict[str, tuple[str, str]]:

@@ -5,12 +5,12 @@ import torch
 from gaussian import Gaussian
 
 from scm_core import TrigFlow
-from scm_core.losses import consistency
-from scm_core.losses.diffusion import diffusion_loss
-from scm_core.losses.midtraining import endpoint_loss, jittered_times
-from scm_core.losses.score import score_loss
-from scm_core.samplers import ode_times
-from scm_core.trigflow import expand_time
+from scm_core.method.losses import consistency
+from scm_core.method.losses.diffusion import diffusion_loss
+from scm_core.method.losses.midtraining import endpoint_loss, jittered_times
+from scm_core.method.losses.score import score_loss
+from scm_core.method.samplers import ode_times
+from scm_core.method.trigflow import expand_time
 
 SD = 0.5
 T = torch.linspace(0.05, 1.55, 7, dtype=torch.float64)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from modalities.image.features import EfficientNetLite0
-from scm_core.errors import UserError
-from scm_core.metrics import frechet_distance, kernel_distance, precision_recall
+from scm_core.base.errors import UserError
+from scm_core.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
 
 
 def whitened(n, d):

@@ -9,7 +9,8 @@ import pytest
 from strangers import install
 
 from modalities.image import SPEC
-from scm_core import UserError, modality
+from scm_core import UserError
+from scm_core.contract import spec
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,10 +37,11 @@ def test_the_core_imports_no_modality():
 def test_what_draws_starts_without_what_only_trains():
     """Lightning, torchvision and torch's compiler take longer to import than two steps to draw."""
     code = (
-        "import sys\nfrom scm_core import checkpoint, modality, sample\n"
+        "import sys\nfrom scm_core.apps import sample\n"
+        "from scm_core.contract import spec\nfrom scm_core.engine import checkpoint\n"
         "for name in ('image', 'video'):\n"
-        "    checkpoint.load(modality.get(name).checkpoints / 'student.safetensors')\n"
-        "modality.get('audio')\n"
+        "    checkpoint.load(spec.get(name).checkpoints / 'student.safetensors')\n"
+        "spec.get('audio')\n"
         "late = {'lightning', 'torchvision', 'torchmetrics', 'matplotlib', 'torch._dynamo'}\n"
         "print([name for name in late if name in sys.modules])"
     )
@@ -53,8 +55,8 @@ def test_no_source_file_of_the_core_names_a_modality_package():
 
 
 def test_built_in_by_name_and_by_place():
-    assert modality.get("image") is SPEC
-    assert modality.get("modalities.image:SPEC") is SPEC
+    assert spec.get("image") is SPEC
+    assert spec.get("modalities.image:SPEC") is SPEC
 
 
 def test_a_plugin_of_another_package(tmp_path, monkeypatch):
@@ -63,12 +65,12 @@ def test_a_plugin_of_another_package(tmp_path, monkeypatch):
         "SPEC = replace(SPEC, name='spectra')\n"
     )
     install(tmp_path, "spectra", "stranger:SPEC", monkeypatch)
-    assert modality.get("spectra").name == "spectra"
+    assert spec.get("spectra").name == "spectra"
 
 
 def test_a_misspelt_name_is_corrected():
     with pytest.raises(UserError, match="did you mean image"):
-        modality.get("imgae")
+        spec.get("imgae")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_a_broken_plugin_gives_one_sentence(tmp_path, monkeypatch, source, words
     monkeypatch.delitem(sys.modules, "stranger_broken", raising=False)
     install(tmp_path, "odd", "stranger_broken:SPEC", monkeypatch)
     with pytest.raises(UserError, match=words) as caught:
-        modality.get("odd")
+        spec.get("odd")
     assert "\n" not in str(caught.value)
 
 
@@ -95,14 +97,14 @@ def test_a_missing_extra_is_named_with_its_command(tmp_path, monkeypatch):
     (tmp_path / "stranger_extra.py").write_text("import no_such_package")
     install(tmp_path, "odd", "stranger_extra:SPEC", monkeypatch, extra="odd")
     with pytest.raises(UserError, match=r"no_such_package: pip install 'stranger\[odd\]'"):
-        modality.get("odd")
+        spec.get("odd")
 
 
 def test_two_plugins_of_one_name(tmp_path, monkeypatch):
     install(tmp_path / "a", "twin", "first:SPEC", monkeypatch, "first")
     install(tmp_path / "b", "twin", "second:SPEC", monkeypatch, "second")
     with pytest.raises(UserError, match="first:SPEC and second:SPEC"):
-        modality.get("twin")
+        spec.get("twin")
 
 
 def test_another_contract_version_is_refused(tmp_path, monkeypatch):
@@ -112,7 +114,7 @@ def test_another_contract_version_is_refused(tmp_path, monkeypatch):
     )
     install(tmp_path, "future", "futurist:SPEC", monkeypatch, "futurist")
     with pytest.raises(UserError, match="version 99"):
-        modality.get("future")
+        spec.get("future")
 
 
 def test_a_spec_is_frozen():

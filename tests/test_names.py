@@ -12,13 +12,10 @@ from PIL import Image
 
 from modalities.audio.recordings import speech_commands
 from modalities.video.data import VideoData, VideoDataModule
-from scm_core import (
-    hub,
-    provenance,
-    sample,
-)
-from scm_core.errors import UserError
-from scm_core.folders import classified
+from scm_core.apps import hub, sample
+from scm_core.base.errors import UserError
+from scm_core.data import provenance
+from scm_core.data.folders import classified
 
 
 @pytest.mark.parametrize("name", ["../../a.mp4", "/a.mp4", "One/../../a.mp4", "../a.mp4", "a.mp4"])

@@ -6,7 +6,8 @@ import sys
 import pytest
 from environment import PIP, Environment
 
-from scm_core import cli, new_modality
+from scm_core.apps import new_modality
+from scm_core.base import console
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def run(monkeypatch, capsys, tmp_path):
     def run(*words, code=0):
         monkeypatch.setattr(sys, "argv", ["new_modality", *words])
         with pytest.raises(SystemExit) as caught:
-            cli.run(new_modality.main, new_modality.__doc__)
+            console.run(new_modality.main, new_modality.__doc__)
         said = capsys.readouterr()
         assert caught.value.code == code, said
         if code:

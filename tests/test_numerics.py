@@ -10,8 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from scm_core import backbones, dual
-from scm_core.conditioning import Label
+from scm_core import dual
+from scm_core.contract.fields import Label
+from scm_core.networks import backbones
 
 SCHEMA = {"label": Label(3)}
 

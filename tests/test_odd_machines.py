@@ -12,10 +12,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import scm_core
-from scm_core import cache, folders
-from scm_core.data import loader
-from scm_core.errors import UserError
-from scm_core.folders import classified
+from scm_core.base.errors import UserError
+from scm_core.data import cache, folders
+from scm_core.data.batches import loader
+from scm_core.data.folders import classified
 
 LATIN = os.fsdecode(b"caf\xe9")
 

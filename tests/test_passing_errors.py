@@ -17,8 +17,8 @@ from modalities.image import folder as pictures
 from modalities.image.data import ImageData, ImageDataModule
 from modalities.video import folder as videos
 from modalities.video.data import VideoData, VideoDataModule
-from scm_core.errors import UserError
-from scm_core.media import write_video
+from scm_core.base.errors import UserError
+from scm_core.data.media import write_video
 
 BAD = "2"  # the name of the file that cannot be read at first
 

@@ -5,8 +5,10 @@ import sys
 import pytest
 from strangers import install
 
-from scm_core import cli, config, plugins
-from scm_core.errors import UserError
+from scm_core.apps import plugins
+from scm_core.base import console
+from scm_core.base.errors import UserError
+from scm_core.engine import config
 
 GOOD = """
 from dataclasses import replace
@@ -38,9 +40,9 @@ def run(monkeypatch, capsys):
 
     def run(*words, code=0):
         monkeypatch.setattr(sys, "argv", ["plugins", *words])
-        monkeypatch.setattr(cli.console, "width", 200)
+        monkeypatch.setattr(console.console, "width", 200)
         with pytest.raises(SystemExit) as caught:
-            cli.run(plugins.main, plugins.__doc__)
+            console.run(plugins.main, plugins.__doc__)
         said = capsys.readouterr()
         assert caught.value.code == code, said
         return said.out if code == 0 else said.err

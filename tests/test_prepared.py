@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
-from scm_core.errors import UserError
-from scm_core.folders import Skipped
-from scm_core.prepared import Joined, prepare
+from scm_core.base.errors import UserError
+from scm_core.data.folders import Skipped
+from scm_core.data.prepared import Joined, prepare
 
 FILES = 1500
 ENDS = 1234  # the file at which the first attempt ends

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from modalities import pretrained
-from scm_core.errors import UserError
-from scm_core.latents import latent_shape
+from scm_core.base.errors import UserError
+from scm_core.data.latents import latent_shape
 
 diffusers = pytest.importorskip("diffusers")
 

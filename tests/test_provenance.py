@@ -9,9 +9,9 @@ import av
 import pytest
 import torch
 
-from scm_core import provenance
-from scm_core.errors import UserError
-from scm_core.media import write_gif, write_png, write_sound, write_video
+from scm_core.base.errors import UserError
+from scm_core.data import provenance
+from scm_core.data.media import write_gif, write_png, write_sound, write_video
 
 FACTS = {"model": "toy student, step 7", "seed": 3, "label": "Stiefeletten, größer", "pose": [0.5]}
 CLIP = torch.randint(0, 256, (3, 4, 16, 16), dtype=torch.uint8)

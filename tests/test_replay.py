@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scm_core import checkpoint, replay
-from scm_core.replay import KEPT, Replayed, cast_once
+from scm_core.engine import checkpoint, replay
+from scm_core.engine.replay import KEPT, Replayed, cast_once
 
 STUDENT = Path(__file__).parents[1] / "checkpoints" / "image" / "student.safetensors"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32

@@ -3,7 +3,7 @@
 import pytest
 import toy_plugin
 
-from scm_core import sample
+from scm_core.apps import sample
 
 
 @pytest.fixture(scope="module")

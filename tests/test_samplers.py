@@ -6,9 +6,11 @@ import pytest
 import torch
 from gaussian import Gaussian
 
-from scm_core import TrigFlow, generate, samplers
-from scm_core.conditioning import Label
-from scm_core.guidance import Guided
+from scm_core import TrigFlow
+from scm_core.contract.fields import Label
+from scm_core.engine import sampling
+from scm_core.method import samplers
+from scm_core.method.guidance import Guided
 
 SD = 0.5
 EXACT = Gaussian(0.3, 0.2, SD)
@@ -121,8 +123,8 @@ def test_every_seed_has_its_own_noise():
     seeds = [0, 1, 255, 256, 512, 1 << 24, 1 << 40, 1 << 70, -1, -256]
 
     def drawn(seed):
-        fresh = torch.randn(4, generator=generate.fresh_noise(seed, 0))
-        return torch.cat([generate.seeded_noise((4,), 2, seed, SD).flatten(), fresh]).tolist()
+        fresh = torch.randn(4, generator=sampling.fresh_noise(seed, 0))
+        return torch.cat([sampling.seeded_noise((4,), 2, seed, SD).flatten(), fresh]).tolist()
 
     noise = [drawn(seed) for seed in seeds]
     assert noise == [drawn(seed) for seed in seeds]

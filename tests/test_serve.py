@@ -28,8 +28,10 @@ from hypothesis import HealthCheck, given, settings
 from omegaconf import OmegaConf
 from PIL import Image
 
-from scm_core import checkpoint, provenance, sample, serve
-from scm_core.errors import UserError
+from scm_core.apps import sample, serve
+from scm_core.base.errors import UserError
+from scm_core.data import provenance
+from scm_core.engine import checkpoint
 
 schemathesis = pytest.importorskip("schemathesis")
 pytest.importorskip("litserve")
@@ -212,7 +214,7 @@ def asked(address, body, length=None):
 
 def test_slow_clients_lock_nobody_out(address):
     """More of them than requests may wait, and more than connections may dawdle."""
-    from scm_core.connection import DAWDLING
+    from scm_core.apps.connection import DAWDLING
 
     slow = [asked(address, b"{", length=10) for _ in range(DAWDLING + 20)]
     assert metric(address, "scm_requests_waiting") == 0
@@ -238,7 +240,7 @@ def test_more_requests_than_may_wait_are_told_so_and_those_that_left_are_not_dra
 
 
 def test_drawing_ends_with_the_step_after_which_nobody_waits():
-    from scm_core.serving import gate, sampler
+    from scm_core.apps.serving import gate, sampler
 
     model, places = sample.open_checkpoint(None, "image", device="cpu"), gate.Places(2)
     settings = OmegaConf.structured(serve.ServeConfig)
@@ -267,7 +269,7 @@ LARGE = b" " * 10_000_000  # more than fits on the way
 )
 def test_a_client_that_does_not_get_on_is_disconnected(monkeypatch, headers):
     """One that asks too slowly, and one that asks and takes no answer."""
-    from scm_core import connection
+    from scm_core.apps import connection
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -310,7 +312,7 @@ def test_a_request_by_another_name_or_from_another_site_is_refused(address):
 
 
 def test_a_process_that_ends_ends_the_server():
-    from scm_core.serving import processes
+    from scm_core.apps.serving import processes
 
     fork = multiprocessing.get_context("fork")
     started = [fork.Process(target=time.sleep, args=(600,), name=name) for name in "ab"]
@@ -365,8 +367,8 @@ def test_words_that_cannot_be_served(words, sentence):
 def test_a_port_that_is_taken_and_a_missing_extra(address, monkeypatch):
     with pytest.raises(UserError, match="cannot listen on port"):
         serve.main(["modality=image", f"port={address.rpartition(':')[2]}"])
-    monkeypatch.delattr("scm_core.serving.sampler", raising=False)
-    monkeypatch.delitem(sys.modules, "scm_core.serving.sampler", raising=False)
+    monkeypatch.delattr("scm_core.apps.serving.sampler", raising=False)
+    monkeypatch.delitem(sys.modules, "scm_core.apps.serving.sampler", raising=False)
     monkeypatch.setitem(sys.modules, "litserve", None)
     with pytest.raises(UserError, match=r"pip install 'scm-core\[serve\]'"):
         serve.main(["modality=image", f"port={free_port()}"])
@@ -377,7 +379,7 @@ def test_a_port_that_is_taken_and_a_missing_extra(address, monkeypatch):
     [("image", ("png",)), ("audio", ("wav", "flac", "png")), ("video", ("mp4", "gif", "png"))],
 )
 def test_formats_are_those_that_the_decoder_saves(modality, formats):
-    from scm_core.serving.sampler import describe
+    from scm_core.apps.serving.sampler import describe
 
     model = sample.open_checkpoint(None, modality, device="cpu")
     assert describe(model).formats == formats

@@ -23,11 +23,12 @@ from modalities.image.folder import read_folder
 from modalities.video.data import VideoData
 from modalities.video.folder import read_folder as read_videos
 from modalities.video.folder import read_frames
-from scm_core import pack, shards
-from scm_core.errors import UserError
-from scm_core.folders import classified
-from scm_core.limits import Limits
-from scm_core.media import write_video
+from scm_core.apps import pack
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.data import shards
+from scm_core.data.folders import classified
+from scm_core.data.media import write_video
 
 
 def packed(root, out, **keys):

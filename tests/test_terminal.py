@@ -9,8 +9,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
 
-from scm_core import cli, provenance
-from scm_core.errors import visible
+from scm_core.base import console
+from scm_core.base.errors import visible
+from scm_core.data import provenance
 
 HOSTILE = (
     *("\x1b[2J", "\r", "\n", "\x07", "\x08", "\x00", "\x7f"),
@@ -36,14 +37,14 @@ def test_no_way_to_print_lets_a_text_steer_the_terminal(way, capfd, refused):
         out.write(refused("sample", f"checkpoint={text}"))
     elif way == "log":
         handler = logging.StreamHandler(out)
-        handler.setFormatter(cli.Formatter())
+        handler.setFormatter(console.Formatter())
         record = logging.LogRecord("a", logging.WARNING, "a", 1, "%s", (text,), None)
         handler.emit(record)
     else:
-        console = cli.Console(file=out, width=1000)
+        screen = console.Console(file=out, width=1000)
         table = Table(text)
         table.add_row(text)
-        console.print(text if way == "text" else table)
+        screen.print(text if way == "text" else table)
     shown = out.getvalue()
     assert r"\x1b[2J" in shown and "[red]:cat:" in shown
     assert all(one.isprintable() or one == "\n" for one in shown)

@@ -7,18 +7,24 @@ import torch
 from torch import nn
 from toy_plugin import SPEC, ToyData, ToyDecoder, ToySet
 
-from scm_core import backbones, check, cli, config, modality, testing
-from scm_core.conditioning import Label
-from scm_core.modality import SIGMA_DATA, Batch
+from scm_core import testing
+from scm_core.apps import check
+from scm_core.base import console
+from scm_core.base.arguments import parse
+from scm_core.contract import spec
+from scm_core.contract.fields import Label
+from scm_core.contract.spec import SIGMA_DATA, Batch
+from scm_core.engine import config
+from scm_core.networks import backbones
 from scm_core.testing import Fault, check_modality, network, prepare, seeded
 
-BUILT_IN = [entry.name for entry in modality.installed() if entry.value.startswith("modalities.")]
+BUILT_IN = [entry.name for entry in spec.installed() if entry.value.startswith("modalities.")]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_plugins_conform(name, fashion_root):
     words = [f"data.root={fashion_root}"] if name in ("image", "video") else []
-    report = check_modality(modality.get(name), f"modality={name}", "preset=smoke", *words)
+    report = check_modality(spec.get(name), f"modality={name}", "preset=smoke", *words)
     assert report.ok, str(report)
 
 
@@ -217,7 +223,7 @@ def test_a_planted_fault_is_found(name, monkeypatch):
 
 def found(check_of, spec, *words):
     """What one check says: its figure, or the fault."""
-    command = config.parse(["modality=toy_plugin:SPEC", *words])
+    command = parse(["modality=toy_plugin:SPEC", *words])
     with seeded(0):
         subject = prepare(spec, config.finish(spec, command))
         try:
@@ -274,7 +280,7 @@ def run(monkeypatch, capsys):
     def run(*words):
         monkeypatch.setattr("sys.argv", ["check", *words])
         with pytest.raises(SystemExit) as caught:
-            cli.run(check.main, check.__doc__)
+            console.run(check.main, check.__doc__)
         return caught.value.code, capsys.readouterr()
 
     return run

@@ -15,12 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scm_core import cli, evaluate, sample, train
+from scm_core.apps import evaluate, sample
+from scm_core.base import console
+from scm_core.engine import run
 
 SMOKE = ["modality=image", "preset=smoke"]
 NO_DATA = ["data.root=/no/such/folder"]  # what is refused is refused before they are looked for
 STAGES = ("teacher", "student")
-COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
+COMMANDS = {"train": run, "sample": sample, "evaluate": evaluate}
 
 
 def process(command, *words):
@@ -36,7 +38,7 @@ def run(monkeypatch, capsys):
     def run(command, *words, ok=True):
         monkeypatch.setattr(sys, "argv", [command, *map(str, words)])
         with pytest.raises(SystemExit) as caught:
-            cli.run(COMMANDS[command].main, COMMANDS[command].__doc__)
+            console.run(COMMANDS[command].main, COMMANDS[command].__doc__)
         said = capsys.readouterr()
         assert caught.value.code == (0 if ok else 2), said
         if ok:
@@ -230,7 +232,7 @@ def test_any_integer_is_a_seed(tmp_path):
     words = ["modality=toy_plugin:SPEC", "preset=cpu", "stage=teacher", "max_steps=1"]
     words += ["trainer.accelerator=cpu"]
     for seed in (-1, 1 << 32, 10**30):
-        train.main([*words, f"seed={seed}", f"out={tmp_path}/{seed}"])
+        run.main([*words, f"seed={seed}", f"out={tmp_path}/{seed}"])
     weights = [load_file(path) for path in tmp_path.glob("*/teacher.safetensors")]
     assert len({tuple(float(w.float().sum()) for w in each.values()) for each in weights}) == 3
 

@@ -7,8 +7,8 @@ import torch
 from gaussian import Gaussian
 
 from scm_core import TrigFlow
-from scm_core import conversions as convert
-from scm_core.proposal import LogNormalProposal
+from scm_core.method import conversions as convert
+from scm_core.method.proposal import LogNormalProposal
 
 SD = 0.5
 FLOW = TrigFlow(SD)

@@ -8,9 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scm_core import checkpoint, generate, provenance, sample, train
-from scm_core.conditioning import Label, Vector, with_examples
-from scm_core.errors import UserError
+from scm_core.apps import sample
+from scm_core.base.errors import UserError
+from scm_core.contract.fields import Label, Vector, with_examples
+from scm_core.data import provenance
+from scm_core.engine import checkpoint, run, sampling
 
 PLUGIN = "modality=pairs_plugin:SPEC"
 STEPS = ("max_steps=2", "student.tangent_warmup=1", "trainer.preview_every=2")
@@ -19,7 +21,7 @@ STEPS = ("max_steps=2", "student.tangent_warmup=1", "trainer.preview_every=2")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run directory, the conditions of its previews, and what its backbones were built by."""
-    out, drawn, sampler = tmp_path_factory.mktemp("pairs") / "run", [], generate.sampler
+    out, drawn, sampler = tmp_path_factory.mktemp("pairs") / "run", [], sampling.sampler
 
     def watched(*which):
         draw = sampler(*which)
@@ -31,9 +33,9 @@ def trained(tmp_path_factory):
         return drawing
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "sampler", watched)
+        patch.setattr(sampling, "sampler", watched)
         patch.setattr(pairs_plugin, "STATISTICS", [])
-        train.main([PLUGIN, f"out={out}", *STEPS])
+        run.main([PLUGIN, f"out={out}", *STEPS])
         return out, drawn, pairs_plugin.STATISTICS
 
 
@@ -100,7 +102,7 @@ def test_a_checkpoint_with_odd_examples_is_refused(trained, tmp_path, examples):
 def test_what_belongs_together_goes_in_turn_together():
     schema = {"label": Label(3), "place": Vector(1)}
     given = {"label": torch.tensor([2, 0]), "place": torch.tensor([[2.0], [0.5]])}
-    condition = generate.cycled_condition(with_examples(schema, given), 3)
+    condition = sampling.cycled_condition(with_examples(schema, given), 3)
     assert condition["label"].tolist() == [2, 0, 2]
     assert condition["place"].tolist() == [[2.0], [0.5], [2.0]]
 

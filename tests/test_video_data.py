@@ -5,7 +5,7 @@ import torch
 
 from modalities.video.data import VideoData, VideoDataModule
 from modalities.video.sprites import DIRECTIONS
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 TOWARDS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 

@@ -11,8 +11,8 @@ import torch
 
 from modalities.video.data import VideoData, VideoDataModule
 from modalities.video.folder import read_folder, read_frames
-from scm_core.errors import UserError
-from scm_core.media import write_gif, write_sound, write_video
+from scm_core.base.errors import UserError
+from scm_core.data.media import write_gif, write_sound, write_video
 
 
 def ramp(frames: int, size: int = 32) -> torch.Tensor:

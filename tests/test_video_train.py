@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from scm_core import checkpoint
-from scm_core.generate import cycled_condition
-from scm_core.sample import draw_all, drawer
+from scm_core.apps.sample import draw_all, drawer
+from scm_core.engine import checkpoint
+from scm_core.engine.sampling import cycled_condition
 
 SMOKE = ["modality=video", "preset=smoke"]
 

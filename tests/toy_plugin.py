@@ -6,11 +6,14 @@ from pathlib import Path
 import lightning
 import torch
 
-from scm_core import backbones, checkpoint, config, media
-from scm_core.conditioning import Label
-from scm_core.config import Config
-from scm_core.data import loader
-from scm_core.modality import SIGMA_DATA, Batch, ModalitySpec
+from scm_core.base.arguments import parse
+from scm_core.contract.config import Config
+from scm_core.contract.fields import Label
+from scm_core.contract.spec import SIGMA_DATA, Batch, ModalitySpec
+from scm_core.data import media
+from scm_core.data.batches import loader
+from scm_core.engine import checkpoint, config
+from scm_core.networks import backbones
 
 HERE = Path(__file__).parent / "data"
 
@@ -92,7 +95,7 @@ SPEC = ModalitySpec(
 
 def write_student(path, name="toy_plugin:SPEC"):
     """An untrained student, as a checkpoint that calls the plugin so: by default, by its place."""
-    settings = config.finish(SPEC, config.parse([f"modality={name}"]))
+    settings = config.finish(SPEC, parse([f"modality={name}"]))
     network = backbones.build(settings.backbone, ToyData.shape, ToyData.condition)
     checkpoint.export(
         path,

@@ -11,9 +11,9 @@ from modalities.audio.decoder import AudioDecoder
 from modalities.audio.mel import MelSettings
 from modalities.audio.notes import find_font
 from modalities.audio.vocoder import DecoderConfig
-from scm_core import backbones
-from scm_core.config import Config
-from scm_core.modality import ModalitySpec
+from scm_core.contract.config import Config
+from scm_core.contract.spec import ModalitySpec
+from scm_core.networks import backbones
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from modalities.audio.mel import MelSettings, filterbank
-from scm_core import backbones
-from scm_core.conditioning import Condition, Label, Schema
+from scm_core.contract.fields import Condition, Label, Schema
+from scm_core.networks import backbones
 
 REFERENCE_PITCH, REFERENCE_HZ = 69, 440.0  # MIDI's number of the concert pitch
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from scm_core.conditioning import Condition, Schema
-from scm_core.prepared import Joined
+from scm_core.contract.fields import Condition, Schema
+from scm_core.data.prepared import Joined
 
 SILENCE = 1e-3  # a waveform that stays below this peak (-60 dB) is silent
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.audio.packages import packaged
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 SAMPLE_RATE = 16_000
 WINDOW = 1024  # samples that the network sees at a time

@@ -16,14 +16,14 @@ from modalities.audio.clips import Clips
 from modalities.audio.mel import FLOOR, MelSettings
 from modalities.audio.notes import Notes
 from modalities.audio.recordings import Recordings
-from scm_core.cache import CACHE
-from scm_core.conditioning import Condition, Schema
-from scm_core.data import loader
-from scm_core.errors import UserError
-from scm_core.limits import Limits
-from scm_core.modality import SIGMA_DATA, Batch
-from scm_core.prepared import Joined
-from scm_core.words import place, prose
+from scm_core.base.arguments import place, prose
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.contract.fields import Condition, Schema
+from scm_core.contract.spec import SIGMA_DATA, Batch
+from scm_core.data.batches import loader
+from scm_core.data.cache import CACHE
+from scm_core.data.prepared import Joined
 
 NAMES = ("notes", "folder", "speech_commands")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from modalities.audio import vocoder
 from modalities.audio.mel import MelSettings, log_mel
-from scm_core.errors import UserError
-from scm_core.media import image_grid, spectrogram_images, write_png, write_sound
-from scm_core.modality import SIGMA_DATA
+from scm_core.base.errors import UserError
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.data.media import image_grid, spectrogram_images, write_png, write_sound
 
 
 class AudioDecoder:

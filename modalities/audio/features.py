@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modalities.audio.packages import packaged
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 76, 16  # frames of 10 ms that the network sees at a time, and between two of them

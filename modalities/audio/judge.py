@@ -12,9 +12,9 @@ from torch.nn import functional
 from modalities.audio import crepe
 from modalities.audio.backbone import REFERENCE_HZ, REFERENCE_PITCH
 from modalities.audio.mel import MelSettings, log_mel
-from scm_core import classifier
-from scm_core.conditioning import Condition
-from scm_core.modality import SIGMA_DATA, DataModule, Judge
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import SIGMA_DATA, DataModule, Judge
+from scm_core.evaluation import classifier
 
 VERSION = 2  # of the classifier and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 400, 40, 4e-3  # training ends at the first of steps and epochs

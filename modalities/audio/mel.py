@@ -10,7 +10,7 @@ import torchaudio
 from torch import Tensor
 from torch.nn import functional
 
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 FLOOR = 1e-5  # the mel magnitude below which everything is silence; its logarithm is -11.5
 

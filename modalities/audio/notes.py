@@ -17,9 +17,9 @@ from torch import Tensor
 
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.packages import packaged
-from scm_core.cache import CACHE, Table, cached
-from scm_core.conditioning import Label
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
+from scm_core.contract.fields import Label
+from scm_core.data.cache import CACHE, Table, cached
 
 # General MIDI's 16 families of eight presets each, a word each.
 FAMILIES = (

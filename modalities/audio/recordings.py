@@ -19,13 +19,14 @@ from torch.nn import functional
 
 from modalities.audio.clips import SILENCE
 from modalities.audio.mel import MelSettings, log_mel
-from scm_core.cache import CACHE
-from scm_core.conditioning import Label
-from scm_core.errors import UserError, first_line
-from scm_core.folders import Classes, Skipped, again, classified, identity
-from scm_core.limits import Limits, container, frames
-from scm_core.prepared import Joined, Rows, contents, prepare
-from scm_core.shards import File
+from scm_core.base.errors import UserError, first_line
+from scm_core.contract.config import Limits
+from scm_core.contract.fields import Label
+from scm_core.data.cache import CACHE
+from scm_core.data.folders import Classes, Skipped, again, classified, identity
+from scm_core.data.limits import container, frames
+from scm_core.data.prepared import Joined, Rows, contents, prepare
+from scm_core.data.shards import File
 
 log = logging.getLogger(__name__)
 

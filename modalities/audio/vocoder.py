@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from modalities.audio.mel import MelSettings, filterbank
 from modalities.audio.packages import packaged
-from scm_core import config as configuration
-from scm_core.errors import UserError
-from scm_core.words import place
+from scm_core.base.arguments import place
+from scm_core.base.device import resolve_precision
+from scm_core.base.errors import UserError
 
 VOCODERS = ("auto", "griffin_lim", "hifigan")
 # What HiFi-GAN's config.json calls each of the mel settings.
@@ -194,7 +194,7 @@ class HiFiGAN:
         """
         kind = log_mels.device.type
         self.generator.to(log_mels.device)
-        fast = configuration.precision("auto", kind) == "bf16-mixed"
+        fast = resolve_precision("auto", kind) == "bf16-mixed"
         with torch.autocast(kind, torch.bfloat16, enabled=fast):
             return torch.cat([self.generator(part).float() for part in log_mels.float().split(8)])
 

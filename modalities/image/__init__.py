@@ -10,9 +10,9 @@ from modalities.image.data import ImageData, ImageDataModule
 from modalities.image.decoder import ImageDecoder
 from modalities.image.sets import find_fashion_mnist
 from modalities.pretrained import PretrainedConfig
-from scm_core import backbones
-from scm_core.config import Config
-from scm_core.modality import ModalitySpec
+from scm_core.contract.config import Config
+from scm_core.contract.spec import ModalitySpec
+from scm_core.networks import backbones
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from modalities.image.folder import read_folder
 from modalities.image.sets import Images, Split, read_cifar10, read_fashion_mnist
 from modalities.pixels import Shown, Standardised
-from scm_core.conditioning import Condition, Label
-from scm_core.data import channelwise, in_random_order, loader
-from scm_core.errors import UserError
-from scm_core.limits import Limits
-from scm_core.modality import SIGMA_DATA, Batch
-from scm_core.parallel import shared
-from scm_core.words import place
+from scm_core.base.arguments import place
+from scm_core.base.distributed import shared
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.contract.fields import Condition, Label
+from scm_core.contract.spec import SIGMA_DATA, Batch
+from scm_core.data.batches import channelwise, in_random_order, loader
 
 GRID = 2  # dimensions of an image
 NAMES = ("fashion_mnist", "cifar10", "folder")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from modalities.pixels import PixelDecoder
-from scm_core.media import image_grid, write_png
+from scm_core.data.media import image_grid, write_png
 
 
 class ImageDecoder(PixelDecoder):

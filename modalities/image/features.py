@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 SIZE = 64  # pixels: four times the cost of 28 or 32, and the network halves the grid five times
 # EfficientNet-Lite was trained on (u8 - 127) / 128, not on the per-channel statistics of ImageNet.

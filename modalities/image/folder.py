@@ -12,8 +12,9 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from modalities.image.sets import Split, squared
-from scm_core.errors import UserError
-from scm_core.folders import (
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.data.folders import (
     Skipped,
     again,
     attempt,
@@ -23,8 +24,8 @@ from scm_core.folders import (
     in_threads,
     report,
 )
-from scm_core.limits import Limits, picture
-from scm_core.shards import File
+from scm_core.data.limits import picture
+from scm_core.data.shards import File
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

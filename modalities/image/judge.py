@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.image.decoder import ImageDecoder
-from scm_core import classifier
-from scm_core.conditioning import Condition
-from scm_core.modality import DataModule
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import DataModule
+from scm_core.evaluation import classifier
 
 VERSION = 2  # of the network and its training: another one is another judge
 STEPS, EPOCHS, PEAK = 1600, 40, 4e-3  # training ends at the first of steps and epochs

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scm_core.cache import CACHE
-from scm_core.conditioning import Condition
-from scm_core.data import stated
-from scm_core.errors import UserError, first_line
+from scm_core.base.errors import UserError, first_line
+from scm_core.contract.fields import Condition
+from scm_core.data.batches import stated
+from scm_core.data.cache import CACHE
 
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
 LARGEST = 1 << 26  # bytes of an unpacked idx file; the training images are 47 million

@@ -11,9 +11,9 @@ from modalities.video import autoencoder
 from modalities.video.autoencoder import DecoderConfig
 from modalities.video.data import VideoData, VideoDataModule
 from modalities.video.decoder import ClipDecoder
-from scm_core import backbones
-from scm_core.config import Config
-from scm_core.modality import ModalitySpec
+from scm_core.contract.config import Config
+from scm_core.contract.spec import ModalitySpec
+from scm_core.networks import backbones
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.pretrained import PretrainedConfig
-from scm_core.config import AutoencoderConfig
-from scm_core.errors import UserError
-from scm_core.layers.patch import fold, unfold
+from scm_core.base.errors import UserError
+from scm_core.contract.config import AutoencoderConfig
+from scm_core.networks.layers.patch import fold, unfold
 
 FIRST, SECOND = (4, 2, 2), (1, 2, 2)  # what is folded into channels, one after the other
 STRIDE = (4, 4, 4)

@@ -14,11 +14,11 @@ from modalities.pixels import Shown, Standardised
 from modalities.video.folder import Splits, read_folder
 from modalities.video.sprites import read_sprites
 from modalities.video.ucf101 import read_ucf101
-from scm_core.conditioning import Condition, Schema
-from scm_core.data import in_random_order, loader
-from scm_core.errors import UserError
-from scm_core.limits import Limits
-from scm_core.words import place
+from scm_core.base.arguments import place
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.contract.fields import Condition, Schema
+from scm_core.data.batches import in_random_order, loader
 
 READERS = {"folder": read_folder, "ucf101": read_ucf101}
 NAMES = ("sprites", *READERS)

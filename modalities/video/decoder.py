@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from modalities.pixels import PixelDecoder
-from scm_core.media import contact_sheet, write_gif, write_png, write_video
+from scm_core.data.media import contact_sheet, write_gif, write_png, write_video
 
 
 class ClipDecoder(PixelDecoder):

@@ -14,13 +14,14 @@ import av
 import torch
 from torch import Tensor
 
-from scm_core.cache import CACHE
-from scm_core.conditioning import Condition, Label
-from scm_core.errors import UserError
-from scm_core.folders import Classes, Skipped, classified, identity
-from scm_core.limits import Limits, container, frames
-from scm_core.prepared import Joined, Rows, contents, prepare
-from scm_core.shards import File
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.contract.fields import Condition, Label
+from scm_core.data.cache import CACHE
+from scm_core.data.folders import Classes, Skipped, classified, identity
+from scm_core.data.limits import container, frames
+from scm_core.data.prepared import Joined, Rows, contents, prepare
+from scm_core.data.shards import File
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalities.pixels import Shown
-from scm_core import classifier
-from scm_core.conditioning import Condition
-from scm_core.modality import DataModule
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import DataModule
+from scm_core.evaluation import classifier
 
 VERSION = 2  # of the classifiers and their training: others are other judges
 STEPS, EPOCHS, PEAK = 600, 40, 4e-3  # training ends at the first of steps and epochs

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modalities.image.sets import FASHION_NAMES, read_fashion_mnist
-from scm_core.conditioning import Condition, Label, Schema
+from scm_core.contract.fields import Condition, Label, Schema
 
 VERSION = 1  # of the composition: another one makes other clips
 DIRECTIONS = (

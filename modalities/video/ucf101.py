@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from modalities.video.folder import Splits, read_files
-from scm_core.errors import UserError
-from scm_core.folders import Classes
-from scm_core.limits import Limits
+from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
+from scm_core.data.folders import Classes
 
 FILES, LISTS = "UCF-101", "ucfTrainTestlist"
 FOLD = "01"  # the first of its three splits, which most papers report

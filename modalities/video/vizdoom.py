@@ -27,10 +27,12 @@ from rich.progress import track
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from scm_core import cli, config
-from scm_core.errors import UserError
-from scm_core.files import write_text
-from scm_core.media import write_video
+from scm_core.base import console
+from scm_core.base.arguments import parse, place
+from scm_core.base.errors import UserError
+from scm_core.base.files import write_text
+from scm_core.data.media import write_video
+from scm_core.engine import config
 
 ACTIONS = {
     "forward": "MOVE_FORWARD",
@@ -50,7 +52,7 @@ SEEDS = 1 << 32  # of the game
 class RecordConfig:
     """What to record, and where to."""
 
-    out: str | None = config.place()
+    out: str | None = place()
     clips: int = 3000
     frames: int = 16
     size: int = 64
@@ -60,7 +62,7 @@ class RecordConfig:
 def main(arguments: list[str]) -> None:
     """Record the clips that are not yet there."""
     known = OmegaConf.structured(RecordConfig)
-    settings = config.merge(known, ("command line", config.parse(arguments)))
+    settings = config.merge(known, ("command line", parse(arguments)))
     if not settings.out:
         raise UserError("record into which folder? give out=FOLDER")
     if min(settings.clips, settings.frames, settings.size) < 1 or settings.size % 2:
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> None:
             clip = record(game, action, settings.frames, settings.size, seed)
             write_video(clip, path, 35 / TICS, lossless=True)
         game.close()
-    cli.console.print(f"{len(wanted)} clips recorded into {settings.out}")
+    console.console.print(f"{len(wanted)} clips recorded into {settings.out}")
 
 
 def _claim(settings: Any) -> None:
@@ -146,4 +148,4 @@ def _game(folder: Path, seed: int) -> Any:
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__)
+    console.run(main, __doc__)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from scm_core.errors import UserError
+from scm_core.base.errors import UserError
 
 RULES: dict[Any, Callable[..., Any]] = {}
 """Torch function -> rule; a rule has the function's own signature and gets `Dual`s in it."""

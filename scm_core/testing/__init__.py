@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scm_core import config as configuration
-from scm_core import refusals
+from scm_core.base.arguments import parse
+from scm_core.contract.spec import ModalitySpec
 from scm_core.dual import DualError
-from scm_core.modality import ModalitySpec
+from scm_core.engine import config as configuration
+from scm_core.engine import refusals
 from scm_core.testing.data import (
     condition,
     global_generator,
@@ -76,7 +77,7 @@ def check_modality(spec: ModalitySpec, *words: str) -> Conformance:
 
 def results(spec: ModalitySpec, *words: str) -> Iterator[Result]:
     """The checks of `check_modality` one by one, as they are done."""
-    config = configuration.finish(spec, configuration.parse([f"modality={spec.name}", *words]))
+    config = configuration.finish(spec, parse([f"modality={spec.name}", *words]))
     refusals.check(config)
     with seeded(0):
         subject = prepare(spec, config)

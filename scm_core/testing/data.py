@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm_core.conditioning import Label
-from scm_core.data import Shuffled
-from scm_core.modality import SIGMA_DATA
-from scm_core.sample import SampleConfig
+from scm_core.apps.sample import SampleConfig
+from scm_core.contract.fields import Label
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.data.batches import Shuffled
 from scm_core.testing.subject import SAMPLES, Fault, Subject, equal, first, point, relative, seeded
 
 ELEMENTS = 20_000_000  # of the training data, at most, in the check of its statistics
@@ -64,7 +64,7 @@ def statistics(subject: Subject) -> str:
         figure += (
             f"; reading the data took {subject.seconds:.0f} s, and will in every training and "
             "evaluation: keep what is made of them on disk, by InMemory(kept_as=...) or "
-            "scm_core.cache"
+            "scm_core.data.cache"
         )
     if abs(mean) > MEAN or abs(std - SIGMA_DATA) > STD:
         raise Fault(

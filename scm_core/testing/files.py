@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from scm_core import checkpoint
-from scm_core import config as configuration
-from scm_core.conditioning import schema_from_dict, schema_to_dict
+from scm_core.contract.fields import schema_from_dict, schema_to_dict
+from scm_core.engine import checkpoint
+from scm_core.engine import config as configuration
 from scm_core.testing.subject import Fault, Subject, point, relative, seeded
 
 RELOADED = 0.05  # how much F may differ after a round trip in half precision

@@ -8,9 +8,9 @@ import time
 import torch
 
 from scm_core import dual
-from scm_core.modality import SIGMA_DATA
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.method.trigflow import TrigFlow
 from scm_core.testing.subject import REFUSED, Fault, Subject, point, relative
-from scm_core.trigflow import TrigFlow
 
 SLOW = 0.05  # share of a step's time in operations without a rule
 BF16_F, BF16_TANGENT = 0.05, 0.2  # relative errors under bf16 autocast
@@ -112,7 +112,7 @@ def time_embedding(subject: Subject) -> str:
     F = _over_time(subject)  # (3, times, B, C, *grid), at t - STEP, t and t + STEP
     varies = (F[1] - F[1].mean(0)).square().mean().sqrt()
     if varies < FLATTEST * F[1].square().mean().sqrt():
-        advice = "the backbone ignores t: add scm_core.layers.TimeEmbedding to it"
+        advice = "the backbone ignores t: add scm_core.networks.layers.TimeEmbedding to it"
         raise Fault(f"F varies by {varies:.1e} over all t", advice)
     slope, bend = (F[2] - F[0]) / (2 * STEP), (F[0] - 2 * F[1] + F[2]) / STEP**2
     frequency = float(bend.abs().mean() / slope.abs().mean())
@@ -121,7 +121,7 @@ def time_embedding(subject: Subject) -> str:
         raise Fault(
             figure,
             "embed t itself, not 1000 t nor log tan t, by frequencies of at most 1: "
-            "scm_core.layers.TimeEmbedding does",
+            "scm_core.networks.layers.TimeEmbedding does",
         )
     return figure
 

@@ -14,11 +14,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from scm_core.conditioning import Condition
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import SIGMA_DATA, Batch, DataModule, Decoder, ModalitySpec
+from scm_core.data.latents import run
 from scm_core.dual.verification import awakened
-from scm_core.latents import run
-from scm_core.modality import SIGMA_DATA, Batch, DataModule, Decoder, ModalitySpec
-from scm_core.stages.student import TANGENTS
+from scm_core.engine.stages.student import TANGENTS
 
 REFUSED = "Dual cannot run the backbone"
 SAMPLES = 8  # of a batch, in the checks of the network

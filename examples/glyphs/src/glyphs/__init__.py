@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scm_core.config import Config
-from scm_core.modality import ModalitySpec
+from scm_core.contract.config import Config
+from scm_core.contract.spec import ModalitySpec
 
 from glyphs import data
 from glyphs.backbone import CloudConfig, CloudTransformer

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from scm_core.backbones.transformer import Block
-from scm_core.conditioning import ConditionEmbedding
-from scm_core.layers import AdaptiveNorm, TimeEmbedding
+from scm_core.contract.fields import ConditionEmbedding
+from scm_core.networks.backbones.transformer import Block
+from scm_core.networks.layers import AdaptiveNorm, TimeEmbedding
 from torch import nn
 from torch.nn import functional
 

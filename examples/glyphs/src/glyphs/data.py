@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
-from scm_core.conditioning import Label
-from scm_core.data import InMemory
+from scm_core.contract.fields import Label
+from scm_core.data.batches import InMemory
 
 from glyphs.decoder import Decoder
 

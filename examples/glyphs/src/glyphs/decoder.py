@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from scm_core import media
-from scm_core.modality import SIGMA_DATA
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.data import media
 
 SIDE, CELLS = 56, 10  # pixels of a preview, cells of the grid that features are counted in
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scm_core import backbones
-from scm_core.config import Config
-from scm_core.modality import ModalitySpec
+from scm_core.contract.config import Config
+from scm_core.contract.spec import ModalitySpec
+from scm_core.networks import backbones
 
 from neuron import data
 from neuron.data import DataConfig

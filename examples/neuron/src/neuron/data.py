@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 import torch
 from matplotlib import cbook
-from scm_core.conditioning import Label
-from scm_core.data import InMemory
+from scm_core.contract.fields import Label
+from scm_core.data.batches import InMemory
 
 from neuron.decoder import Decoder
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from scm_core import media
-from scm_core.modality import SIGMA_DATA
+from scm_core.contract.spec import SIGMA_DATA
+from scm_core.data import media
 
 THRESHOLD = -0.2  # a spike rises above it
 

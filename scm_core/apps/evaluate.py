@@ -1,0 +1,284 @@
+"""Measuring a student against its teacher, row by row."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from torch import Tensor, nn
+
+import scm_core
+from scm_core.apps.sample import open_checkpoint
+from scm_core.base import console, distributed
+from scm_core.base.arguments import parse, place, section
+from scm_core.base.device import resolve_precision
+from scm_core.base.errors import UserError
+from scm_core.base.files import write_text
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import DataModule, Features, ModalitySpec
+from scm_core.data import media
+from scm_core.data.latents import fingerprint
+from scm_core.engine import checkpoint, config, foreign
+from scm_core.engine.checkpoint import Checkpoint
+from scm_core.evaluation import evaluator, report
+from scm_core.evaluation.evaluator import Advance, Bench, Plan, Row
+
+REAL, DECODED = "real test set", "real test set, decoded"
+
+
+@dataclass
+class EvaluateConfig:
+    """What to evaluate, how thoroughly, and where to write it."""
+
+    checkpoint: str | None = place()
+    modality: str | None = None
+    teacher: str | None = place()
+    preset: str | None = None
+    n: int | None = None
+    batch_size: int = 128
+    seed: int = 0
+    features: str | None = None
+    out: str | None = place()
+
+
+def main(arguments: list[str]) -> None:
+    """Measure every row that is not yet measured; write, plot and print the table."""
+    with console.together() as first:
+        evaluate(arguments, first)
+
+
+def evaluate(arguments: list[str], first: bool) -> None:
+    """The command, in one of the processes that share the drawing; only the `first` writes."""
+    words = parse(arguments)
+    of_data = section(words, "data") | section(words, "limits")
+    decoder = section(words, "decoder")
+    settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", words))
+    preset = _preset(settings)
+    student, teacher = _models(settings, decoder)
+    plan = evaluator.PLANS[preset]
+    out = Path(settings.out) if settings.out else student.path.parent
+    foreign.refuse(student.path, student.places, of_data)
+    full_config = config.merge(student.config, ("command line", of_data))
+    data = student.spec.build_data(full_config)
+    data.setup()
+    if tuple(data.shape) != student.data_shape:
+        raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.data_shape}")
+    bench = Bench(
+        features=_features(settings.features, student.spec, full_config),
+        judge=student.spec.build_judge(full_config, data),
+        n=settings.n or student.spec.evaluation_samples.get(preset, plan.n),
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        device=student.device,
+    )
+    about = _about(student, teacher, full_config, bench, plan)
+    about["identity"] = getattr(data, "identity", None)
+    rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about, first))
+    if not first:
+        return
+    distance = f"fd_{bench.features.name}"
+    found = evaluator.ratios(rows, distance, scores)
+    figures = {**about, "date": _date(), "rows": rows, "ratios": found}
+    write_text(out / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    plot = media.quality_time_plot(report.points(rows, distance), out / "quality_time.png")
+    (out / Partial.NAME).unlink(missing_ok=True)
+    report.show(rows, found, bench.features.name, student.spec.bars)
+    console.console.print(f"{out / 'metrics.json'}, {plot}")
+
+
+def measure(
+    bench: Bench,
+    plan: Plan,
+    student: Checkpoint,
+    teacher: Checkpoint,
+    data: Any,
+    partial: Partial,
+) -> tuple[list[Row], list[str]]:
+    """All rows, each kept in ``partial`` as soon as it is finished, and the names of the scores.
+
+    The first row is the real test set, the second the same through a decoder that is not exact.
+    """
+    seen = Seen(data)
+    with _progress() as bar:
+        with bar("real training samples", plan.reference) as advance:
+            reference = bench.reference(seen, plan.reference, advance)
+        with bar("real test samples", None) as advance:
+            test = bench.test(seen, advance)
+        partial.compared_with(seen.digest.hexdigest())
+        row = {"model": "real", "n": len(test.features)}
+        if REAL not in partial.rows:
+            partial.add({"name": REAL, **row, **bench.quality(reference, test)})
+        if DECODED not in partial.rows and not student.decoder.exact:
+            with bar(DECODED, len(test.features)) as advance:
+                floor = bench.test(data, advance, through=student.decoder)
+                partial.add({"name": DECODED, **row, **bench.quality(reference, floor)})
+        for setting in evaluator.settings(plan, student.config.student.guidance):
+            if setting.name in partial.rows:
+                continue
+            model = student if setting.model == "student" else teacher
+            with bar(setting.name, bench.n) as advance:
+                samples, cost = bench.draw(model, setting, test.condition, advance)
+                row = {"name": setting.name, **vars(setting), "n": bench.n, **cost}
+                partial.add({**row, **bench.quality(reference, samples)})
+    return list(partial.rows.values()), list(test.scores)
+
+
+class Seen:
+    """A data module, and a hash of all real media and conditions that it has given so far."""
+
+    def __init__(self, data: DataModule) -> None:
+        self.data, self.digest = data, hashlib.sha256()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
+
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
+        """As the data module's own."""
+        for shown, condition in self.data.real(split):
+            for values in (shown, *condition.values()):
+                content = values.cpu().contiguous().view(torch.uint8)
+                self.digest.update(content.numpy().tobytes())
+            yield shown, condition
+
+
+class Partial:
+    """The rows finished so far, in a file that a repeated command goes on from."""
+
+    NAME = "metrics.partial.json"
+
+    def __init__(self, folder: Path, about: Row, writes: bool = True) -> None:
+        """Take the rows that lie there, unless they are about something else.
+
+        Of several processes only one writes, whose rows they all take.
+        """
+        self.path, self.about, self.writes = folder / self.NAME, about, writes
+        self.rows: dict[str, Row] = {}
+        self.media = ""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = json.loads(self.path.read_text())
+            if found["about"] == json.loads(json.dumps(about)):
+                self.rows, self.media = dict(found["rows"]), found["media"]
+        self.rows, self.media = distributed.every((self.rows, self.media))[0]
+        self._write()  # so that a folder that cannot be written to is found before hours of work
+
+    def compared_with(self, media: str) -> None:
+        """Forget rows that were compared with other real media than those of this hash."""
+        if media != self.media:
+            self.rows, self.media = {}, media
+
+    def add(self, row: Row) -> None:
+        """Keep a finished row."""
+        self.rows[row["name"]] = row
+        self._write()
+
+    def _write(self) -> None:
+        if not self.writes:
+            return
+        kept = {"about": self.about, "media": self.media, "rows": self.rows}
+        write_text(self.path, json.dumps(kept, indent=2) + "\n")
+
+
+def _preset(settings: DictConfig) -> str:
+    """The name of the plan, once all that can be wrong about the sizes is checked."""
+    preset = settings.preset or config.default_preset()
+    if preset not in evaluator.PLANS:
+        raise UserError(f"no preset {preset}; {config.nearest(preset, list(evaluator.PLANS))}")
+    least = evaluator.NEIGHBOURS + 1
+    if settings.n is not None and settings.n < least:
+        raise UserError(f"n={settings.n} must be at least {least}")
+    if settings.batch_size < 1:
+        raise UserError(f"batch_size={settings.batch_size} must be at least 1")
+    return preset
+
+
+def _features(name: str | None, spec: ModalitySpec, full_config: DictConfig) -> Features:
+    """The plugin's feature extractor, or an object of the class at `package.module:CLASS`."""
+    if not name:
+        return spec.build_features(full_config)
+    module, _, kind = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), kind)()
+    except UserError:
+        raise
+    except Exception as error:  # somebody's module may fail in any way
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"features={name} cannot be used: {reason}") from error
+
+
+def _models(settings: DictConfig, decoder: Any) -> tuple[Checkpoint, Checkpoint]:
+    """The student and its teacher; UserError when they are not a pair."""
+    student = open_checkpoint(settings.checkpoint, settings.modality, decoder)
+    if student.stage != "student":
+        raise UserError(f"{student.path} holds a {student.stage}; checkpoint= wants a student")
+    path = settings.teacher or student.path.with_name("teacher.safetensors")
+    teacher = checkpoint.load(path, student.config.modality, student.device, decoder)
+    if teacher.stage != "teacher" or teacher.shape != student.shape:
+        raise UserError(f"{path} holds no teacher of samples {student.shape}; name it by teacher=")
+    return student, teacher
+
+
+def _about(
+    student: Checkpoint, teacher: Checkpoint, full_config: DictConfig, bench: Bench, plan: Plan
+) -> Row:
+    """All that the figures depend on; rows of another description are not taken up again."""
+    plain = config.plain(full_config)
+    data = {key: value for key, value in plain["data"].items() if key != "root"}
+    decoder = {"decoder": plain["decoder"]} if "decoder" in plain else {}
+    cuda = bench.device.type == "cuda"
+    processor = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}"
+    return {
+        "modality": student.config.modality,
+        "student": {"step": student.step, "sha256": student.sha256},
+        "teacher": {"step": teacher.step, "sha256": teacher.sha256},
+        "guidance": student.config.student.guidance,
+        "data": data,
+        **decoder,
+        "n": bench.n,
+        "reference_samples": plan.reference,
+        "seed": bench.seed,
+        "batch_size": bench.batch_size,
+        "precision": resolve_precision("auto", bench.device.type),
+        "features": bench.features.name,
+        "extractor": _extractor(bench.features),
+        "device": torch.cuda.get_device_name(bench.device) if cuda else processor,
+        "threads": torch.get_num_threads(),
+        "versions": {"scm_core": scm_core.__version__, "torch": torch.__version__},
+    }
+
+
+def _extractor(features: Features) -> list[str]:
+    """Which features these are, whatever they are called: their class, and hashes of weights."""
+    parts = (features, *getattr(features, "__dict__", {}).values())
+    weights = [fingerprint(part) for part in parts if isinstance(part, nn.Module)]
+    return [f"{type(features).__module__}:{type(features).__qualname__}", *weights]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    """A function that opens one bar after another: `with bar(name, total) as advance`."""
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console.console, transient=True) as progress:
+
+        @contextlib.contextmanager
+        def bar(name: str, total: int | None) -> Iterator[Advance]:
+            task = progress.add_task(name, total=total)
+            yield lambda n: progress.advance(task, n)
+            progress.remove_task(task)
+            progress.console.print(f"{name}: done")
+
+        yield bar
+
+
+def _date() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,178 @@
+"""Share a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from scm_core.base import console
+from scm_core.base.arguments import parse, place, section
+from scm_core.base.errors import UserError, first_line, visible
+from scm_core.base.files import copy, write_text
+from scm_core.engine import checkpoint, config
+from scm_core.engine.checkpoint import Checkpoint
+
+PREFIX = "hub:"
+STUDENT = "student.safetensors"
+WEIGHTS = ("teacher.safetensors", "decoder.safetensors")  # beside it
+FIGURES = ("metrics.json", "quality_time.png")
+CARD = "README.md"
+UNEVALUATED = "It has not been evaluated."
+NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
+
+
+@dataclass
+class ShareConfig:
+    """What to share, and where to put it."""
+
+    checkpoint: str | None = place()
+    modality: str | None = None
+    out: str | None = place()
+    bits: int = 16
+    licence: str | None = None
+    repository: str | None = None
+
+
+def main(arguments: list[str]) -> None:
+    """Write the folder, and upload it where that is asked for."""
+    from scm_core.apps.sample import open_checkpoint  # which finds models of the hub by this module
+
+    known = OmegaConf.structured(ShareConfig)
+    words = parse(arguments)
+    decoder = section(words, "decoder")
+    settings = config.merge(known, ("command line", words))
+    if not settings.out:
+        raise UserError("share it in which folder? give out=FOLDER")
+    model = open_checkpoint(settings.checkpoint, settings.modality, decoder)
+    if model.stage != "student":
+        raise UserError(f"{model.path} holds a {model.stage}; checkpoint= wants a student")
+    if settings.bits not in (8, 16):
+        raise UserError(f"bits={settings.bits} is neither 8 nor 16")
+    place = f"{PREFIX}{settings.repository}" if settings.repository else settings.out
+    folder = Path(settings.out)
+    described = card(model, settings.licence, place, evaluated=settings.bits == 16)
+    files = save(model.path, folder, settings.bits, described)
+    console.console.print(f"{folder}: {', '.join(files)}")
+    if settings.repository:
+        console.console.print(upload(folder, files, settings.repository))
+
+
+def save(student: Path, folder: Path, bits: int, described: str) -> list[str]:
+    """Write a student, its teacher and decoder, its card, and, of the same weights alone, its
+    figures; the names of these files.
+
+    UserError when the disk refuses, for weights that are no numbers, and for a folder with files of
+    another model.
+    """
+    found = {name: _beside(student, name) for name in (*WEIGHTS, *(FIGURES if bits == 16 else ()))}
+    sources = {STUDENT: student, **{name: path for name, path in found.items() if path}}
+    if folder.resolve() == student.resolve().parent:
+        raise UserError(f"out={folder} is where the model itself lies: choose another folder")
+    if left := [n for n in (*WEIGHTS, *FIGURES) if n not in sources and (folder / n).exists()]:
+        raise UserError(f"out={folder} has {left[0]} of another model: choose another folder")
+    for name in {STUDENT, *WEIGHTS} & sources.keys():
+        checkpoint.read(sources[name])  # before anything is written: it may be of no use
+    for name, path in sources.items():
+        write = checkpoint.shrink if bits == 8 else copy
+        write(path, folder / name)
+    write_text(folder / CARD, described)
+    return [*sources, CARD]
+
+
+def _beside(student: Path, name: str) -> Path | None:
+    """A file beside a student, None where there is none or it is a link to somewhere else."""
+    found = student.with_name(name).resolve()
+    return found if found.is_file() and found.parent == student.resolve().parent else None
+
+
+def find(name: str) -> Path:
+    """The student in a folder, or of `hub:OWNER/NAME`, which is downloaded once."""
+    if not name.startswith(PREFIX):
+        return Path(name) / STUDENT
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(NEEDS) from None
+    patterns = ["*.safetensors", "*.json"]
+    try:
+        folder = snapshot_download(name.removeprefix(PREFIX), allow_patterns=patterns)
+    except Exception as error:  # the hub and the network fail in many ways
+        raise UserError(f"{name} cannot be downloaded: {first_line(error)}") from error
+    return Path(folder) / STUDENT
+
+
+def upload(folder: Path, files: list[str], repository: str) -> str:
+    """Upload these files of a folder and no others, making the repository where there is none.
+
+    Returns what that came to.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise UserError(NEEDS) from None
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        done = api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files)
+        return f"uploaded: {done}"
+    except Exception as error:
+        raise UserError(f"{repository} cannot be uploaded to: {first_line(error)}") from error
+
+
+def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) -> str:
+    """The model card: what it draws, on what it was trained, its figures, how to use it.
+
+    The `place` is what checkpoint= takes to load it.
+    """
+    about = {
+        "library_name": "scm-core",
+        "tags": ["consistency-model", model.spec.name],
+        **({"license": licence} if licence else {}),
+    }
+    conditions = [f"`{visible(key)}`" for key in model.condition] or ["none"]
+    source = visible(str(model.statistics.get("source", model.spec.name)))
+    named = model.config.modality
+    where = f"modality={named} checkpoint={place}" if ":" in named else f"checkpoint={place}"
+    terms = visible(str(model.statistics.get("licence") or ""))
+    lines = [
+        f"---\n{OmegaConf.to_yaml(about)}---",
+        f"# A two-step generator: {model.spec.name}",
+        f"A continuous-time consistency model (sCM, arXiv 2410.11081), step {model.step}. A sample "
+        f"is {' x '.join(map(str, model.data_shape))}; its conditions: {', '.join(conditions)}.",
+        f"Data: {source}{f', licence {terms}' if terms else ''}. "
+        f"Weights: {licence or 'the author has not said under which licence'}.",
+        f"```bash\npython -m scm_core.sample {where} steps=2 n=16 out=samples\n```",
+        _figures(model.path) if evaluated else UNEVALUATED,
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _figures(student: Path) -> str:
+    path = _beside(student, "metrics.json")
+    if path is None:
+        return UNEVALUATED
+    try:
+        return _table(json.loads(path.read_text()))
+    except Exception as error:  # a file that came with a model may hold anything
+        raise UserError(f"{path} holds no figures of scm_core.evaluate") from error
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    rows, features = metrics["rows"], metrics["features"]
+    scores = [key for key in rows[0] if key.endswith("accuracy")]
+    heads = ["", "NFE", "ms per sample", f"Frechet distance ({features})", *scores]
+    table = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    table += [f"| {' | '.join(_cells(row, features, scores))} |" for row in rows]
+    return "\n".join(table) + f"\n\nMeasured on {metrics['device']}, {metrics['date'][:10]}."
+
+
+def _cells(row: dict[str, Any], features: str, scores: list[str]) -> list[str]:
+    costs = ["", ""]
+    if "nfe" in row:
+        costs = [f"{row['nfe']:g}", f"{1000 * row['seconds_per_sample']:.2f}"]
+    values = [f"{row[f'fd_{features}']:.4g}", *(f"{row[score]:.3f}" for score in scores)]
+    return [row["name"], *costs, *values]

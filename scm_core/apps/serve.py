@@ -1,0 +1,78 @@
+"""Serve models over HTTP."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import ListConfig, OmegaConf
+
+from scm_core.apps.sample import open_checkpoint
+from scm_core.base import console
+from scm_core.base.arguments import parse, place, section
+from scm_core.base.errors import UserError
+from scm_core.engine import config
+
+HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # all that LitServe listens on
+NEEDS = "the server needs LitServe: pip install 'scm-core[serve]'"
+
+
+@dataclass
+class ServeConfig:
+    """What to serve, where, and how much of it at a time."""
+
+    checkpoint: str | None = place()
+    modality: Any = None
+    host: str = HOSTS[0]
+    port: int = 8000
+    allowed_hosts: Any = None
+    max_batch_size: int = 16
+    batch_timeout: float = 0.01
+    queue: int = 64
+    max_n: int = 16
+
+
+def main(arguments: list[str]) -> None:
+    """Open what the words name, and serve it until Ctrl-C or SIGTERM."""
+    words = parse(arguments)
+    decoder = section(words, "decoder")
+    settings = config.merge(OmegaConf.structured(ServeConfig), ("command line", words))
+    check(settings)
+    try:
+        from scm_core.apps import guard
+        from scm_core.apps.serving import processes, sampler
+    except ModuleNotFoundError as error:
+        raise UserError(f"{NEEDS} ({error.name} is missing)") from None
+    names = settings.modality if isinstance(settings.modality, ListConfig) else [settings.modality]
+    if settings.checkpoint and len(names) > 1:
+        raise UserError(
+            "checkpoint= is one model; leave modality= out, or give several by it alone"
+        )
+    # On the CPU: the process that answers is forked from this one, which CUDA does not survive.
+    models = [open_checkpoint(settings.checkpoint, name, decoder, "cpu") for name in names]
+    served = {model.spec.name: sampler.describe(model) for model in models}
+    address = f"http://{settings.host}:{settings.port}"
+    console.console.print(
+        f"serving {', '.join(served)} at {address}/sample, described at {address}/docs"
+        f"{guard.reach(settings.host, settings.allowed_hosts)}",
+        soft_wrap=True,
+    )
+    processes.run(served, decoder, settings)
+    console.console.print("stopped")
+
+
+def check(settings: ServeConfig) -> None:
+    """UserError for numbers out of range and an address that cannot be listened on."""
+    for key in ("max_batch_size", "queue", "max_n"):
+        if settings[key] < 1:
+            raise UserError(f"{key}={settings[key]} must be at least 1")
+    if settings.batch_timeout < 0:
+        raise UserError(f"batch_timeout={settings.batch_timeout} must be at least 0")
+    if settings.host not in HOSTS or not 1024 <= settings.port <= 65535:
+        raise UserError(f"host= is one of {', '.join(HOSTS)}, and port= from 1024 to 65535")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        raise UserError(f"cannot listen on port {settings.port}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""What a plugin provides: spec, configuration, condition fields."""

@@ -1,0 +1,154 @@
+"""The keys that every modality shares, as dataclasses.
+
+A plugin derives its own from `Config` and adds the sections `data`, `backbone` and whatever else it
+needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from scm_core.base.arguments import place
+
+
+@dataclass
+class Limits:
+    """What a media file may be at most; one that is more is skipped like one that is broken.
+
+    `pixels` of a picture or of a video's frame; `seconds` of a recording or video; `frames` of a
+    video; `bytes` in memory, of a picture's file or of what is kept of a recording or video.
+    """
+
+    pixels: int = 89_478_485
+    seconds: float = 14_400.0
+    frames: int = 1_000_000
+    bytes: int = 4_294_967_296
+
+    def check(self, **found: float) -> None:
+        """ValueError for the first of these that is more than the limit of its name."""
+        for key, value in found.items():
+            if value > (limit := getattr(self, key)):
+                raise ValueError(f"{value:.0f} {key} are more than limits.{key}={limit:.0f}")
+
+    def check_square(self, width: int, height: int, size: int | None) -> None:
+        """ValueError where resizing the shorter side to ``size`` makes too long a strip."""
+        if size is not None:
+            self.check(pixels=size * size * max(width, height) / max(1, min(width, height)))
+
+
+@dataclass
+class AutoencoderConfig:
+    """The stage `decoder`, where samples are latents; a plugin derives its section `decoder` from
+    this. `ema` is the relative width of the power-function average."""
+
+    max_steps: int = 20_000
+    lr: float = 1e-3
+    lr_warmup: int = 200
+    ema: float = 0.05
+
+
+@dataclass
+class TeacherConfig:
+    """The diffusion teacher. `ema` is the relative width of the power-function average;
+    `P_mean` and `P_std` shape the proposal over t."""
+
+    max_steps: int = 100_000
+    lr: float = 1e-3
+    lr_warmup: int = 500
+    ema: float = 0.05
+    condition_dropout: float = 0.1
+    P_mean: float = -0.8
+    P_std: float = 1.6
+
+
+@dataclass
+class MidtrainingConfig:
+    """The student's first `steps`, which regress the ends of the teacher's trajectories, from
+    `points` of each, with a learning rate of their own. They are drawn by `solver` (`dpm` or
+    `ddim`) in `solver_steps` steps."""
+
+    steps: int = 0
+    lr: float = 1e-3
+    solver: str = "dpm"
+    solver_steps: int = 12
+    points: int = 4
+
+
+@dataclass
+class ScoreConfig:
+    """The score regulariser, in the loss with `weight`. A third network, the fake score, follows
+    with the learning rate `lr` what the student draws, learning from each sample at `draws` times.
+    `rollouts` are the numbers of steps that samples are drawn in, one of them a training step;
+    `P_mean` and `P_std` shape the proposal over t."""
+
+    weight: float = 0.0
+    lr: float = 4e-4
+    draws: int = 2
+    rollouts: list[int] = field(default_factory=lambda: [1, 2, 4])
+    P_mean: float = -0.4
+    P_std: float = 1.6
+
+
+@dataclass
+class StudentConfig:
+    """The consistency student. `method` is `distill` (sCD, from the teacher) or `train` (sCT, from
+    data alone, started from the teacher's weights). `guidance` is folded into the teacher's
+    velocity; `consistency` is the weight of the consistency loss; `tangent` is how dF/dt is found,
+    exactly (`dual`) or by a `difference`; `tangent_warmup` is H; `norm` and `c` normalise it."""
+
+    method: str = "distill"
+    max_steps: int = 100_000
+    lr: float = 3e-4
+    lr_warmup: int = 100
+    ema: float = 0.05
+    guidance: float = 1.0
+    consistency: float = 1.0
+    tangent: str = "dual"
+    tangent_warmup: int = 10_000
+    norm: str = "rms"
+    c: float = 0.1
+    P_mean: float = -1.0
+    P_std: float = 1.4
+    midtraining: MidtrainingConfig = field(default_factory=MidtrainingConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+
+@dataclass
+class TrainerConfig:
+    """What Lightning's Trainer is told. `precision` auto is bf16-mixed where the device is fast at
+    it (CUDA, CPUs with AMX or AVX512-BF16) and 32-true elsewhere; `strategy` fsdp is FSDP2;
+    `recompute` forgets activations and computes them again, and `average_on_cpu` keeps the averaged
+    weights there, both to save the device's memory; `checkpoint_every`, `preview_every` and
+    `log_every` count steps."""
+
+    accelerator: str = "auto"
+    devices: str = "auto"
+    strategy: str = "auto"
+    precision: str = "auto"
+    accumulate: int = 1
+    gradient_clip: float | None = None
+    compile: bool = False
+    recompute: bool = False
+    average_on_cpu: bool = False
+    checkpoint_every: int = 500
+    preview_every: int = 1000
+    log_every: int = 50
+
+
+@dataclass
+class Config:
+    """The keys every modality shares; a run lives in the folder `out`."""
+
+    modality: str = MISSING
+    preset: str | None = place()
+    stage: str | None = None
+    out: str | None = place()
+    seed: int = 0
+    max_steps: int | None = None
+    max_time: str | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,192 @@
+"""Samples that are an autoencoder's latents: made once, kept on disk, and decoded again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from scm_core.base.device import best_device, resolve_precision
+from scm_core.base.errors import UserError
+from scm_core.contract.fields import Condition, Schema
+from scm_core.contract.spec import SIGMA_DATA, DataModule, Decoder
+from scm_core.data.batches import Samples, channelwise, loader, per_channel
+from scm_core.data.cache import CACHE, Table, cached
+
+BATCH = 32  # samples that an autoencoder is given at a time, at most
+ELEMENTS = 1 << 21  # of these samples together, at most, or one sample
+
+
+class Latents:
+    """Another data module's samples as latents, float32 (B, C, *grid) of std sigma_data a channel.
+
+    They are encoded once and kept in `cache` under a hash of that data module's `identity` and
+    `statistics` and of the autoencoder's weights, so that latents of other data or another
+    autoencoder are never used. That data module has `train_set` and `test_set`, data sets whose
+    `__getitems__` gives a `Batch`.
+    """
+
+    shape: tuple[int, ...]
+    condition: Schema
+    statistics: dict[str, Any]
+
+    def __init__(
+        self,
+        data: DataModule,
+        autoencoder: nn.Module,
+        batch_size: int,
+        cache: Path = CACHE / "latents",
+    ) -> None:
+        """Encode the samples of `data`, which has been set up, or read them from the cache."""
+        self.data, self.condition, self.batch_size = data, data.condition, batch_size
+        weights, shape = fingerprint(autoencoder), list(data.shape)
+        identity = [data.identity, data.statistics, shape, weights]
+        made, facts = cached(cache, identity, lambda: encoded(data, autoencoder))
+        latents = {"autoencoder": weights, "of": shape, **facts}
+        self.statistics = {**data.statistics, "latents": latents}
+        self.train_set, self.test_set = (
+            standardised(made, split, latents) for split in ("train", "test")
+        )
+        self.shape = tuple(self.train_set.x.shape[1:])
+
+    def standardise(self, statistics: dict[str, Any]) -> None:
+        """Serve latents by these statistics instead."""
+        (mean, std), (other, spread) = (
+            channelwise(known["latents"], len(self.shape) - 1)
+            for known in (self.statistics, statistics)
+        )
+        for samples in (self.train_set, self.test_set):
+            samples.x.mul_(std / spread).add_((mean - other) / spread * SIGMA_DATA)
+        self.statistics = statistics
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled full batches of the training split."""
+        return self._loader(self.train_set, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out split in order."""
+        return self._loader(self.test_set)
+
+    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
+        """The media themselves, which no autoencoder has touched."""
+        return self.data.real(split)
+
+    def _loader(self, samples: Dataset, **options: bool) -> DataLoader:
+        return loader(samples, self.batch_size, workers=0, **options)
+
+
+def standardised(made: dict[str, Tensor], split: str, statistics: dict[str, Any]) -> Samples:
+    """A split of what `encoded` made: x = (z - mean) / std * sigma_data, per channel."""
+    named = {key.removeprefix(f"{split}."): v for key, v in made.items() if key.startswith(split)}
+    z = named.pop("latents").float()
+    mean, std = channelwise(statistics, z.ndim - 2)
+    condition = {key.removeprefix("condition."): value for key, value in named.items()}
+    return Samples(z.sub_(mean).mul_(SIGMA_DATA / std), condition)
+
+
+class LatentDecoder:
+    """A modality's own decoder behind an autoencoder: between media and standardised latents.
+
+    What it has beyond encoding and decoding (`save`, `preview`, `seconds`, ...) is the modality's.
+    """
+
+    exact = False
+
+    def __init__(
+        self, autoencoder: nn.Module, decoder: Decoder, statistics: dict[str, Any]
+    ) -> None:
+        """Of an autoencoder with its weights, and the statistics that `Latents` states."""
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.decoder = decoder
+        self.batch = batch_of(statistics["of"])
+        self.mean, self.std = channelwise(statistics, len(statistics["of"]) - 1)
+
+    def encode(self, media: Any) -> Tensor:
+        """Media to x float32 (B, C, *grid)."""
+        parts = self.decoder.encode(media).split(self.batch)
+        z = torch.cat([run(self.autoencoder, "encode", x) for x in parts])
+        return (z - self.mean.to(z.device)) / self.std.to(z.device) * SIGMA_DATA
+
+    def decode(self, x: Tensor) -> Any:
+        """Samples x to media."""
+        parts = self._latents(x).split(self.batch)
+        return self.decoder.decode(torch.cat([run(self.autoencoder, "decode", z) for z in parts]))
+
+    def traced(self, x: Tensor) -> Tensor:
+        """The same as one graph: of the whole batch, as far as the modality's own decoder goes."""
+        decoded = self.autoencoder.decode(self._latents(x))
+        rest = getattr(self.decoder, "traced", None)
+        return rest(decoded) if rest else decoded
+
+    def _latents(self, x: Tensor) -> Tensor:
+        return x.float() / SIGMA_DATA * self.std.to(x.device) + self.mean.to(x.device)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "decoder":  # while being unpickled
+            raise AttributeError(name)
+        return getattr(self.decoder, name)
+
+
+@torch.no_grad()
+def run(autoencoder: nn.Module, method: str, x: Tensor) -> Tensor:
+    """One of the autoencoder's methods, float32, at the precision that the device is fast at."""
+    autoencoder.to(x.device)
+    fast = resolve_precision("auto", x.device.type) == "bf16-mixed"
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+        return getattr(autoencoder, method)(x).float()
+
+
+def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
+    """Both splits' latents and conditions, and mean and std of the training latents a channel."""
+    latent_shape(autoencoder, data.train_set.__getitems__([0]).x)
+    device = best_device()
+    tensors: dict[str, Tensor] = {}
+    for split, samples in (("train", data.train_set), ("test", data.test_set)):
+        parts = torch.arange(len(samples)).split(batch_of(data.shape))
+        for i, part in enumerate(track(parts, f"encoding the {split} split", transient=True)):
+            x, condition = samples.__getitems__(part.tolist())
+            named = {f"condition.{key}": value for key, value in condition.items()}
+            named["latents"] = run(autoencoder, "encode", x.to(device)).half().cpu()
+            for key, value in named.items():
+                if not i:  # filled in place: thousands of small tensors would shred the memory
+                    tensors[f"{split}.{key}"] = value.new_empty(len(samples), *value.shape[1:])
+                tensors[f"{split}.{key}"][part] = value
+    return tensors, per_channel(tensors["train.latents"])
+
+
+def latent_shape(autoencoder: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """(C, *grid) of latents of samples like x (B, C, *grid).
+
+    UserError where samples do not come back as large as they were.
+    """
+    x = x.to(best_device())
+    z = run(autoencoder, "encode", x)
+    back = run(autoencoder, "decode", z)
+    if back.shape != x.shape:
+        given, found = (" x ".join(map(str, one.shape[1:])) for one in (x, back))
+        raise UserError(
+            f"the autoencoder makes {found} of samples of {given}: change their size, or how many "
+            "frames they have"
+        )
+    return tuple(z.shape[1:])
+
+
+def batch_of(shape: Sequence[int]) -> int:
+    """How many samples of this shape an autoencoder is given at a time."""
+    return max(1, min(BATCH, ELEMENTS // math.prod(shape)))
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A hash of a network's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

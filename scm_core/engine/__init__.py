@@ -1,0 +1,1 @@
+"""What trains and samples: stages, the run, checkpoints."""

@@ -1,0 +1,147 @@
+"""Configurations, merged by OmegaConf in a fixed order.
+
+Spec dataclass < the modality's config.yaml < preset YAML < command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from scm_core.base.arguments import Words, marked, parse, typed, word
+from scm_core.base.arguments import section as section  # for commands, beside the others
+from scm_core.base.errors import UserError, first_line
+from scm_core.contract import spec as modalities
+
+LOOKED_UP = re.compile(r"\$\{(?!\.*\w[\w.]*\})")  # ${...} of more than another key's name
+
+
+def merge(base: DictConfig, *layers: tuple[str, DictConfig | Words]) -> DictConfig:
+    """`base` with named layers on top; UserError names the layer, the key and the nearest key."""
+    for source, layer in layers:
+        try:
+            schema = OmegaConf.get_type(base)
+            read = layer if isinstance(layer, DictConfig) else typed(layer, schema)
+            base = OmegaConf.merge(base, read)
+            OmegaConf.to_container(base, resolve=True)  # interpolations that lead nowhere
+            for key in marked(schema, place=True):
+                if str(value := OmegaConf.select(base, key)).startswith("~"):
+                    OmegaConf.update(base, key, os.path.expanduser(value))
+        except ConfigKeyError as error:
+            key = error.full_key or str(error.key)
+            raise UserError(f"{source}: no key {key}; {nearest(key, keys(base))}") from error
+        except OmegaConfBaseException as error:
+            key = error.full_key or "?"
+            raise UserError(f"{source}: {key}: {first_line(error)}") from error
+    return base
+
+
+def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
+    """The modality named by `modality=` and its finished configuration."""
+    command = parse(arguments)
+    if not (name := word(command, "modality")):
+        names = ", ".join(entry.name for entry in modalities.installed()) or "none is installed"
+        raise UserError(f"which modality? give modality=NAME ({names})")
+    spec = modalities.get(name)
+    return spec, finish(spec, command)
+
+
+def finish(spec: modalities.ModalitySpec, command: Words) -> DictConfig:
+    """The configuration of a modality under the command line's words, preset and `out` named."""
+    preset = word(command, "preset") or default_preset()
+    config = merge(
+        defaults(spec),
+        (f"preset {preset}", read_yaml(_preset_file(spec, preset))),
+        ("command line", command),
+    )
+    if missing := OmegaConf.missing_keys(config):
+        raise UserError(f"{', '.join(sorted(missing))} has no value")
+    config.preset = preset
+    config.out = config.out or f"runs/{spec.name}-{Path(preset).stem}"
+    return config
+
+
+def defaults(spec: modalities.ModalitySpec) -> DictConfig:
+    """The plugin's dataclass under its config.yaml."""
+    base = OmegaConf.structured(spec.config)
+    return merge(base, (spec.config_file.name, read_yaml(spec.config_file)))
+
+
+def default_preset() -> str:
+    """`gpu` where there is one, else `cpu`."""
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of a configuration, sections included."""
+    found = []
+    for key in config:
+        name = f"{prefix}{key}"
+        found.append(name)
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            found += keys(config[key], f"{name}.")
+    return found
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """A hint: the known key closest to a misspelt one, or the choices at its level."""
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    for candidates in (known, list(by_leaf)):
+        wanted = key if candidates is known else key.rsplit(".", 1)[-1]
+        close = difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.7)
+        if close:
+            return f"did you mean {by_leaf.get(close[0], close[0])}?"
+    parent = key.rpartition(".")[0]
+    level = [k for k in known if k.rpartition(".")[0] == parent]
+    return f"known are: {', '.join(level or known)}"
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration in plain containers, which load without executing anything."""
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def _preset_file(spec: modalities.ModalitySpec, preset: str) -> Path:
+    if preset.endswith((".yaml", ".yml")):
+        return Path(preset)
+    names = sorted(path.stem for path in spec.presets.glob("*.yaml"))
+    if preset not in names:
+        raise UserError(
+            f"modality {spec.name} has no preset {preset}; {nearest(preset, names)} "
+            "(or give the path of a YAML file)"
+        )
+    return spec.presets / f"{preset}.yaml"
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """A YAML file as a configuration; UserError where it is none.
+
+    Aliases are refused: a few of them in each other make a file of billions of values. So is what
+    would look up anything but another key, such as an environment variable: that the command line
+    may do alone.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+            raise ValueError("it is no file")
+        text = path.read_text(encoding="utf-8")
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it has aliases (*), which are not read")
+            if isinstance(event, yaml.ScalarEvent) and LOOKED_UP.search(event.value):
+                where = event.start_mark.line + 1
+                raise ValueError(f"${{...}} in line {where} is not another key: write the value")
+        if not isinstance(found := OmegaConf.create(text), DictConfig):
+            raise ValueError("it is a list, not keys with values")
+        return found
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except Exception as error:
+        raise UserError(f"{path} is not a YAML configuration: {first_line(error)}") from error

@@ -1,0 +1,144 @@
+"""What a training refuses before it reads any data, rather than hours later."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from omegaconf import DictConfig, OmegaConf
+
+from scm_core.base import distributed
+from scm_core.base.device import resolve_precision
+from scm_core.base.errors import UserError, first_line
+from scm_core.engine.stages.student import TANGENTS
+from scm_core.method.ema import power_exponent
+from scm_core.method.losses.consistency import NORMS
+from scm_core.method.samplers import PATHS
+from scm_core.networks import backbones
+
+STAGES = ("decoder", "teacher", "student")
+CHOICES = {
+    "student.method": ("distill", "train"),
+    "student.midtraining.solver": PATHS,
+    "student.tangent": TANGENTS,
+    "student.norm": NORMS,
+}
+AT_LEAST_1 = (
+    *("max_steps", *(f"{stage}.max_steps" for stage in STAGES), "data.batch_size"),
+    *("student.midtraining.points", "student.midtraining.solver_steps", "student.score.draws"),
+    *("trainer.accumulate", "trainer.checkpoint_every", "trainer.preview_every"),
+    *("trainer.log_every", "limits.pixels", "limits.frames", "limits.bytes"),
+)
+AT_LEAST_0 = (
+    *("data.workers", *(f"{stage}.lr_warmup" for stage in STAGES), "student.tangent_warmup"),
+    *("student.consistency", "student.midtraining.steps", "student.score.weight"),
+)
+ABOVE_0 = (
+    *(f"{stage}.lr" for stage in STAGES),
+    *("student.midtraining.lr", "student.score.lr", "student.c", "limits.seconds"),
+    *("teacher.P_std", "student.P_std", "student.score.P_std", "trainer.gradient_clip"),
+)
+
+
+def check(settings: DictConfig) -> None:
+    """UserError for values that a stage would stumble over, which may be hours after the first."""
+    for key, known in CHOICES.items():
+        if (value := OmegaConf.select(settings, key)) not in known:
+            raise UserError(f"{key}={value} is none of {', '.join(known)}")
+    for keys, fits, what in (
+        (AT_LEAST_1, lambda value: value >= 1, "at least 1"),
+        (AT_LEAST_0, lambda value: value >= 0, "at least 0"),
+        (ABOVE_0, lambda value: 0 < value < math.inf, "a number above 0"),
+    ):
+        for key in keys:
+            value = OmegaConf.select(settings, key)
+            if value is not None and not fits(value):
+                raise UserError(f"{key}={value} must be {what}")
+    for name in STAGES:
+        if (ema := OmegaConf.select(settings, f"{name}.ema")) is not None:
+            try:
+                power_exponent(ema)
+            except ValueError as error:
+                raise UserError(f"{name}.{error}") from error
+    if settings.stage not in (None, *STAGES):
+        raise UserError(f"stage={settings.stage} is none of {', '.join(STAGES)}")
+    if settings.stage == "student" and not (Path(settings.out) / "student.safetensors").exists():
+        trained(Path(settings.out), "teacher")
+    if settings.max_time is not None:
+        duration(settings.max_time)
+    backbone = settings.get("backbone")
+    if issubclass(OmegaConf.get_type(backbone) or object, backbones.BackboneConfig):
+        backbones.check(backbone)
+    _check_student(settings.student)
+    trainer_of(settings.trainer, logger=False, enable_checkpointing=False)
+
+
+def _check_student(student: DictConfig) -> None:
+    """UserError where a student would have no loss, or one that is not there."""
+    rollouts = list(student.score.rollouts)
+    if not rollouts or min(rollouts) < 1:
+        raise UserError(f"student.score.rollouts={rollouts} must be numbers of steps, at least 1")
+    led = student.midtraining.steps or student.score.weight or student.guidance != 1
+    if student.method == "train" and (led or not student.consistency):
+        raise UserError(
+            "student.method=train has no teacher, which the preset's student follows: give "
+            "student.midtraining.steps=0 student.score.weight=0 student.guidance=1 "
+            "student.consistency=1 too"
+        )
+    if not student.consistency and not student.score.weight:
+        raise UserError(
+            "student.consistency=0 leaves no loss: give student.score.weight=1, or "
+            "student.consistency=1"
+        )
+
+
+def check_room(out: Path) -> None:
+    """UserError where a run directory cannot be made."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"out={out} cannot be made: {there} is no folder that may be written to")
+
+
+def trainer_of(options: Any, **more: Any) -> Trainer:
+    """Lightning's Trainer by the section `trainer`; UserError for what Lightning refuses."""
+    strategy = options.strategy
+    try:
+        if strategy == "fsdp":  # the second, whose shards Dual goes through; whole checkpoints
+            strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
+        return Trainer(
+            accelerator=options.accelerator,
+            **distributed.devices(options.devices),
+            strategy=strategy,
+            precision=resolve_precision(options.precision, options.accelerator),
+            benchmark=True,  # batches have one shape: cuDNN may look for its fastest kernels
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.gradient_clip,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **more,
+        )
+    except Exception as error:  # of many kinds
+        raise UserError(f"trainer.*: {first_line(error)}") from error
+
+
+def trained(folder: Path, stage: str) -> Path:
+    """What a stage has exported into a run directory; UserError where it has not."""
+    weights = folder / f"{stage}.safetensors"
+    if not weights.exists():
+        raise UserError(f"no {stage} at {weights}: train it first, by stage={stage}")
+    return weights
+
+
+def duration(text: str) -> datetime.timedelta:
+    """`DD:HH:MM:SS` or `HH:MM:SS`; UserError for anything else."""
+    match = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+):(\d+)", text)
+    if not match:
+        raise UserError(f"max_time={text} is not DD:HH:MM:SS")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

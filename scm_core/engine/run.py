@@ -1,0 +1,315 @@
+"""One run directory: configuration, checkpoints, exported weights, logs and previews."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from scm_core.base import console
+from scm_core.base.claim import agreed
+from scm_core.base.errors import UserError
+from scm_core.base.files import Lock, write_text
+from scm_core.contract.fields import Schema, Vector, schema_to_dict, with_examples
+from scm_core.contract.spec import SIGMA_DATA, DataModule, Decoder, ModalitySpec
+from scm_core.data.batches import spread
+from scm_core.data.latents import LatentDecoder, Latents, latent_shape, run
+from scm_core.engine import checkpoint, config, sampling, sharding
+from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
+from scm_core.engine.checkpointing import LAST, Guard, Saving, WholeCheckpoints
+from scm_core.engine.feeding import Fed
+from scm_core.engine.monitoring import Logging, Previews, ProgressBar, Speed
+from scm_core.engine.refusals import STAGES, check, check_room, duration, trained, trainer_of
+from scm_core.engine.stages import Autoencoding, Student, Teacher
+from scm_core.engine.stages.stage import Stage
+
+PREVIEW_SAMPLES = 40
+EXAMPLES, NUMBERS = 16, 1 << 16  # held-out conditions in a checkpoint, and numbers in all of them
+
+
+def main(arguments: list[str]) -> None:
+    """Run the stages that the configuration asks for, in the run directory `out`."""
+    spec, settings = config.load(arguments)
+    check(settings)
+    check_room(Path(settings.out))
+    with Lock(Path(settings.out)) as lock:
+        run = Run(spec, settings, lock)
+        for stage in run.stages:
+            run.train(stage)
+
+
+class Run:
+    """One run directory: configuration, checkpoints, exported weights, logs and previews."""
+
+    def __init__(self, spec: ModalitySpec, settings: DictConfig, lock: Lock) -> None:
+        self.spec, self.settings = spec, settings
+        self.folder, self.lock = lock.folder, lock
+        if self.folder.exists():  # a new one is not made before all is known to fit
+            self._hold()
+        self._check_folder()
+        self.seed = sampling.fold(settings.seed)
+        seed_everything(self.seed, verbose=False)
+        self.data: DataModule = spec.build_data(settings)
+        self.data.setup()
+        about = self._agree()
+        self.statistics = about["statistics"]
+        self.decoder: Decoder = spec.build_decoder(settings, self.statistics)
+        self.autoencoder = self._autoencoder()
+        self.pretrained = getattr(self.autoencoder, "pretrained", False)
+        self.stages = self._stages()
+        if not (self.folder / "config.yaml").exists():
+            self._check_fit()
+        self._hold()
+        self._write("data.json", json.dumps(about))
+        self._write("config.yaml", OmegaConf.to_yaml(settings, resolve=True))
+
+    def train(self, name: str) -> None:
+        """Train one stage, or resume it, and export its averaged weights; skip it when done."""
+        settings = self.settings[name]
+        steps = self.settings.max_steps or settings.max_steps
+        exported = self.folder / f"{name}.safetensors"
+        if exported.exists() and checkpoint.read(exported)[0]["step"] >= steps:
+            console.console.print(f"{name}: done, {exported}")
+            return
+        if self.autoencoder and name != "decoder" and not isinstance(self.data, Latents):
+            self._use_latents()
+        stage = self._build(name)
+        guard = Guard(self.folder / name / LAST)
+        options = self.settings.trainer
+        averaging = Averaging(settings.ema, "cpu" if options.average_on_cpu else None)
+        trainer = self._trainer(name, steps, averaging, guard)
+        for network in stage.networks():
+            if options.recompute:
+                sharding.recompute(network)
+            if options.compile:
+                compiled(network, stage.evaluated_by)
+        try:
+            resumed = _resumable(guard.checkpoint, stage)
+            trainer.fit(stage, datamodule=Fed(self.data), ckpt_path=resumed, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
+            raise KeyboardInterrupt from None
+        average = averaging.ema.whole()
+        if trainer.is_global_zero:
+            checkpoint.export(
+                exported,
+                average,
+                stage=name,
+                step=trainer.global_step,
+                config=self.settings,
+                shape=self.data.shape,
+                condition=self.schema,
+                statistics=self.statistics,
+                autoencoder=None if self.pretrained or name == "decoder" else self.autoencoder,
+            )
+            guard.forget_previous()
+            console.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
+        trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
+
+    @property
+    def schema(self) -> Schema:
+        """The data's, with held-out conditions as examples where there is a vector."""
+        schema = self.data.condition
+        size = sum(field.size for field in schema.values() if isinstance(field, Vector))
+        if not size:
+            return schema
+        n = max(1, min(EXAMPLES, NUMBERS // size))
+        return with_examples(schema, spread(self.data.val_dataloader(), n).condition)
+
+    def _stages(self) -> list[str]:
+        """Those that were asked for: the one named, or all that there are."""
+        known = STAGES if self.autoencoder and not self.pretrained else STAGES[1:]
+        named = self.settings.stage
+        if named and named not in known:
+            raise UserError(f"stage={named} is none of {', '.join(known)}")
+        return [named] if named else list(known)
+
+    def _autoencoder(self) -> nn.Module | None:
+        """A new one of the data's samples, where this modality has one."""
+        if not self.spec.build_autoencoder:
+            return None
+        of_data = tuple(self.data.shape), self.statistics
+        return self.spec.build_autoencoder(self.settings, *of_data)
+
+    def _check_fit(self) -> None:
+        """UserError, before anything is written, where data, autoencoder or backbone do not fit."""
+        shape = tuple(self.data.shape)
+        with torch.random.fork_rng(devices=[]):  # weights that are drawn here are not trained
+            if self.autoencoder:
+                shape = latent_shape(self.autoencoder, self.data.train_set.__getitems__([0]).x)
+            self.spec.backbone(self.settings, shape, self.data.condition, self.statistics)
+
+    def _use_latents(self) -> None:
+        """From here on samples are latents of the autoencoder, trained before or pretrained."""
+        if not self.pretrained:
+            weights = trained(self.folder, "decoder")
+            self.autoencoder = self._autoencoder()  # the one in training may be sharded by now
+            checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
+        self.data = Latents(self.data, self.autoencoder, self.settings.data.batch_size)
+        path, measured = self.folder / "latents.json", self.data.statistics["latents"]
+        latents = agreed(path, measured, "on the latents of another decoder")
+        self.statistics = {**self.statistics, "latents": latents}
+        if latents != measured:
+            self.data.standardise(self.statistics)
+        self.decoder = LatentDecoder(self.autoencoder, self.decoder, latents)
+        self._write("latents.json", json.dumps(latents))
+
+    def _build(self, name: str) -> Stage:
+        shape, schema = tuple(self.data.shape), self.data.condition
+        if name == "decoder":
+            return Autoencoding(self.autoencoder, self.settings.decoder)
+        of_data = shape, schema, self.statistics
+        backbone = self.spec.backbone(self.settings, *of_data)
+        if name == "teacher":
+            return Teacher(backbone, schema, self.settings.teacher)
+        weights = trained(self.folder, "teacher")
+        of_backbone, _ = checkpoint.split(checkpoint.read(weights)[1])
+        checkpoint.load_weights(backbone, of_backbone, weights)
+        teacher: nn.Module | None = None
+        if self.settings.student.method == "distill":
+            teacher = self.spec.backbone(self.settings, *of_data)
+            teacher.load_state_dict(backbone.state_dict())
+        bounds = getattr(self.data, "bounds", None)
+        return Student(backbone, schema, self.settings.student, teacher, bounds)
+
+    def _trainer(self, name: str, steps: int, averaging: Averaging, guard: Guard) -> Trainer:
+        options = self.settings.trainer
+        callbacks = [
+            averaging,
+            Seeding(name, self.seed),
+            guard,
+            Saving(options.checkpoint_every, guard),
+            Logging(options.log_every),
+            Speed(options.log_every, counts=not options.compile),
+            Previews(
+                options.preview_every,
+                self.folder / name / "samples",
+                self._drawer(name),
+                self.decoder,
+            ),
+            ProgressBar(name, options.log_every),
+            Interrupt(),
+        ]
+        if self.settings.max_time:
+            callbacks.append(Timer(duration(self.settings.max_time), verbose=False))
+        return trainer_of(
+            options,
+            max_steps=steps,
+            callbacks=callbacks,
+            plugins=WholeCheckpoints(),
+            enable_checkpointing=False,  # by Lightning's own callback
+            default_root_dir=self.folder,  # where it looks for what it saves under SLURM
+            logger=TensorBoardLogger(self.folder, name="logs", version=name),
+            limit_val_batches=0,
+        )
+
+    def _drawer(self, name: str) -> Callable[[nn.Module], Any]:
+        """A function that draws the same few media with whatever weights a backbone has.
+
+        For an autoencoder they are held-out media, and the same encoded and decoded.
+        """
+        if name == "decoder":
+            given = next(iter(self.data.val_dataloader())).x[: PREVIEW_SAMPLES // 2]
+
+            def reconstructed(autoencoder: nn.Module) -> Any:
+                there = given.to(next(autoencoder.parameters()).device)
+                z = run(autoencoder, "encode", there)
+                x = run(autoencoder, "decode", z).cpu()
+                return self.decoder.decode(torch.cat([given, x]))
+
+            return reconstructed
+        sampler = ("dpm", 16) if name == "teacher" else ("consistency", 2)
+        draw = sampling.sampler(*sampler, SIGMA_DATA)
+        n, seed = PREVIEW_SAMPLES, self.settings.seed
+        noise = sampling.seeded_noise(self.data.shape, n, seed, SIGMA_DATA)
+        condition = sampling.cycled_condition(self.schema, n)
+
+        def media(backbone: nn.Module) -> Any:
+            device = next(backbone.parameters()).device
+            there = {key: value.to(device) for key, value in condition.items()}
+            generator = sampling.fresh_noise(seed, 0)
+            x = draw(backbone, noise.to(device), there, generator)
+            return self.decoder.decode(x.cpu())
+
+        return media
+
+    @rank_zero_only
+    def _hold(self) -> None:
+        """Have the folder for all processes of this run; UserError where another run has it."""
+        self.lock.take()
+
+    def _check_folder(self) -> None:
+        """UserError where the folder holds another run."""
+        saved = self.folder / "config.yaml"
+        if not saved.exists():
+            return
+        before = config.read_yaml(saved)
+        for key in ("modality", "backbone"):
+            if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
+                raise UserError(
+                    f"{self.folder} holds a run with another {key}: choose another out="
+                )
+
+    def _agree(self) -> dict[str, Any]:
+        """What data.json says of the data, which go on with the statistics that the run began with.
+
+        UserError where the folder holds a run on other data.
+        """
+        about = {
+            "shape": self.data.shape,
+            "condition": schema_to_dict(self.data.condition),
+            "statistics": self.data.statistics,
+        }
+        if (identity := getattr(self.data, "identity", None)) is not None:
+            about["identity"] = identity
+        about = agreed(self.folder / "data.json", about, "on other data")
+        same = about["statistics"] == json.loads(json.dumps(self.data.statistics))
+        if not same and hasattr(self.data, "standardise"):
+            self.data.standardise(about["statistics"])
+        return about
+
+    @rank_zero_only
+    def _write(self, name: str, text: str) -> None:
+        write_text(self.folder / name, text)
+
+
+def compiled(network: nn.Module, methods: Iterable[str]) -> None:
+    """Compile what evaluates a network, in place: its call, or those `methods` of it.
+
+    Batches of another size are another graph, of fixed shapes, of which a stage has a few.
+    """
+    torch._dynamo.config.recompile_limit = 32
+    for name in methods:
+        setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
+    if not methods:
+        network.compile(dynamic=False)
+
+
+def _resumable(last: Path, stage: Stage) -> Path | None:
+    """The checkpoint to go on from, if there is one.
+
+    UserError when it cannot be read, or holds other networks than this stage's.
+    """
+    if not last.exists():
+        return None
+    try:
+        held = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
+        held["pytorch-lightning_version"], held["loops"]
+        shapes = {key: value.shape for key, value in held["state_dict"].items()}
+    except Exception as error:  # torch raises whatever the broken bytes make of its reader
+        raise UserError(f"{last} cannot be read: delete it to start the stage over") from error
+    wanted = {key: value.shape for key, value in stage.state_dict().items()}
+    if strange := sorted(key for key, _ in shapes.items() ^ wanted.items()):
+        raise UserError(
+            f"{last} holds other networks than these settings make ({strange[0]}): choose another "
+            "out=, or delete it to start the stage over"
+        )
+    return last

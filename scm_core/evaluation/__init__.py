@@ -1,0 +1,1 @@
+"""What is measured: rows, metrics, reports."""

@@ -1,0 +1,277 @@
+"""What an evaluation computes: real references, one row per sampler, and the honest ratios."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scm_core.base import distributed
+from scm_core.base.errors import UserError
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import DataModule, Decoder, Features, Judge
+from scm_core.engine import sampling
+from scm_core.engine.checkpoint import Checkpoint
+from scm_core.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
+from scm_core.method.samplers import CountedModel
+
+NEIGHBOURS = 3  # k of precision and recall
+Row = dict[str, Any]
+Advance = Callable[[int], None]  # is told how many samples more have been dealt with
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large an evaluation is: ``n`` samples a row, against ``reference`` training samples.
+
+    ``teacher_samplers`` are (name, steps), all with the student's guidance; the first one is the
+    reference, which is also sampled without guidance. Each of ``student_steps`` is one row.
+    """
+
+    n: int
+    reference: int
+    teacher_samplers: tuple[tuple[str, int], ...]
+    student_steps: tuple[int, ...] = (1, 2, 4)
+
+
+SHORT = (("heun", 32), ("dpm", 12), ("dpm", 6))
+FULL = (("heun", 32), ("heun", 4), ("dpm", 12), ("dpm", 8), ("dpm", 6), ("dpm", 4), ("ddim", 8))
+PLANS = {
+    "smoke": Plan(32, 200, SHORT),
+    "demo": Plan(500, 2_000, SHORT),
+    "cpu": Plan(5_000, 10_000, FULL),
+    "gpu": Plan(5_000, 10_000, FULL),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to draw samples: which model, by which sampler, in how many steps."""
+
+    model: str  # teacher or student
+    sampler: str
+    steps: int
+    guidance: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """As it is printed, for example "teacher, heun 32 steps, guidance 1.5"."""
+        if self.model == "student":
+            return f"student, {self.steps} step{'s' * (self.steps > 1)}"
+        return f"teacher, {self.sampler} {self.steps} steps, guidance {self.guidance:g}"
+
+
+def settings(plan: Plan, guidance: float) -> list[Setting]:
+    """Every way to draw samples that has a row: the student's, then the teacher's."""
+    rows = [Setting("student", "consistency", steps) for steps in plan.student_steps]
+    rows += [Setting("teacher", *sampler, guidance) for sampler in plan.teacher_samplers]
+    if guidance != 1:
+        rows.append(Setting("teacher", *plan.teacher_samplers[0]))
+    return rows
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Real or drawn samples: features (N, D), conditions, and per-sample scores (N,) by name."""
+
+    features: Tensor
+    condition: Condition
+    scores: dict[str, Tensor]
+
+    def mean_scores(self) -> Row:
+        """The mean of each score."""
+        return {key: value.double().mean().item() for key, value in self.scores.items()}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows are measured with: instruments, sample count ``n``, seed, batch size."""
+
+    features: Features
+    judge: Judge
+    n: int
+    seed: int
+    batch_size: int
+    device: torch.device
+
+    def reference(self, data: DataModule, n: int, advance: Advance) -> Tensor:
+        """Features (N, D) of up to ``n`` real training media, in the order that the seed gives."""
+        torch.manual_seed(sampling.fold(self.seed))
+        found: list[Tensor] = []
+        for media, _ in data.real("train"):
+            media = media[: n - sum(map(len, found))]
+            found.append(self.features(media.to(self.device)).cpu())
+            advance(len(media))
+            if sum(map(len, found)) >= n:
+                break
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def test(self, data: DataModule, advance: Advance, through: Decoder | None = None) -> Samples:
+        """Up to ``n`` real media of the held-out split, chosen at random by the seed.
+
+        They are first encoded and decoded where ``through`` is a decoder, whose fidelity is then
+        among the scores. Raises UserError when there are too few to compare with.
+        """
+        total = sum(len(batch.x) for batch in data.val_dataloader())
+        if total <= NEIGHBOURS:
+            raise UserError(f"the held-out split has {total} samples, too few to compare with")
+        chosen = torch.randperm(
+            total, generator=torch.Generator().manual_seed(sampling.fold(self.seed))
+        )[: self.n]
+        parts, passed = [], 0
+        for media, condition in data.real("test"):
+            here = (chosen - passed).sort().values
+            here = here[(here >= 0) & (here < len(media))]
+            passed += len(media)
+            if not len(here):
+                continue
+            media, near = media[here].to(self.device), {}
+            if through:
+                original, media = media, through.decode(through.encode(media))
+                if hasattr(through, "fidelity"):
+                    near = through.fidelity(original, media)
+            condition = {key: value[here].to(self.device) for key, value in condition.items()}
+            parts.append(self._measure(media, condition, near))
+            advance(len(here))
+        return _join(parts, chosen.argsort().argsort())
+
+    @torch.no_grad()
+    def draw(
+        self, model: Checkpoint, setting: Setting, condition: Condition, advance: Advance
+    ) -> tuple[Samples, Row]:
+        """``n`` samples and what one of them cost; sample i takes condition i modulo their number.
+
+        The noise is the same for every setting. Processes that work together take batches in turn;
+        the cost is as the first of them sees it. Seconds are medians over the batches of full size,
+        divided by that size: other work on the machine, and the first batch, disturb only a few.
+        Where the decoder knows how long media last, so does the cost: ``real_time_factor`` is that
+        over all seconds spent.
+        """
+        counted = CountedModel(model.model)
+        sampler = sampling.sampler(
+            setting.sampler, setting.steps, model.sigma_data, setting.guidance, model.condition
+        )
+        parts, seconds = [], []
+        for part in distributed.turns(sampling.batches(self.n, self.batch_size)):
+            places = torch.arange(part.start, part.stop)
+            there = {k: v[places % len(v)].to(self.device) for k, v in condition.items()}
+            noise = sampling.seeded_noise(
+                model.shape, len(places), self.seed, model.sigma_data, first=part.start
+            ).to(self.device)
+            generator = sampling.fresh_noise(self.seed, part.start)
+            started = self._now()
+            x = sampler(counted, noise, there, generator)
+            sampled = self._now()
+            media = model.decoder.decode(x)
+            if len(places) == min(self.n, self.batch_size):
+                spent = torch.tensor([sampled - started, self._now() - sampled])
+                seconds.append(spent.double() / len(places))
+                nfe, last = counted.nfe(len(places) * len(seconds)), media
+            parts.append(self._measure(media, there, {}))
+            advance(len(places))
+        cost = _cost(model, nfe, torch.stack(seconds), last) if seconds else None
+        return _join(distributed.in_turn(parts)), distributed.every(cost)[0]
+
+    def quality(self, reference: Tensor, samples: Samples) -> Row:
+        """Distances to the training ``reference``, precision, recall and mean scores, by name.
+
+        Precision and recall compare with as many reference samples as there are samples, for they
+        are defined on sets of one size.
+        """
+        name, generator = (
+            self.features.name,
+            torch.Generator().manual_seed(sampling.fold(self.seed)),
+        )
+        kid, spread = kernel_distance(reference, samples.features, generator=generator)
+        equal = reference[: len(samples.features)]
+        precision, recall = precision_recall(equal, samples.features, k=NEIGHBOURS)
+        return {
+            f"fd_{name}": frechet_distance(reference, samples.features),
+            f"kid_{name}": kid,
+            f"kid_{name}_std": spread,
+            "precision": precision,
+            "recall": recall,
+            **samples.mean_scores(),
+        }
+
+    def _measure(self, media: Any, condition: Condition, near: dict[str, Tensor]) -> Samples:
+        scores = {**self.judge(media, condition), **near}
+        scores = {key: value.cpu() for key, value in scores.items()}
+        condition = {key: value.cpu() for key, value in condition.items()}
+        return Samples(self.features(media).cpu(), condition, scores)
+
+    def _now(self) -> float:
+        """Seconds on a clock that has waited for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _cost(model: Checkpoint, nfe: float, seconds: Tensor, media: Any) -> Row:
+    """What a sample costs, by the seconds for sampling and decoding one in each batch (B, 2)."""
+    sampling, decoding = (statistics.median(column) for column in seconds.T.tolist())
+    cost = {
+        "nfe": nfe,
+        "seconds_per_sample": sampling + decoding,
+        "sampling_seconds": sampling,
+        "decoding_seconds": decoding,
+    }
+    if hasattr(model.decoder, "seconds"):
+        cost["media_seconds"] = model.decoder.seconds(media)
+        cost["real_time_factor"] = cost["media_seconds"] / cost["seconds_per_sample"]
+    return cost
+
+
+def ratios(rows: list[Row], distance: str, scores: Sequence[str] = ()) -> Row:
+    """What two steps win, from finished rows; ``distance`` is the key that they are judged by.
+
+    The reference is the teacher's row with the most evaluations. Beside it stand the fewest
+    evaluations by which any row of the teacher reaches the two-step distance: None if none does.
+    Times include the decoding, "sampling" times do not. Each of ``scores`` is divided by that of
+    the first row of real media: None where that is 0.
+    """
+    real = next(row for row in rows if row["model"] == "real")
+    two = next(row for row in rows if row["model"] == "student" and row["steps"] == 2)
+    teacher = [row for row in rows if row["model"] == "teacher"]
+    reference = max(teacher, key=lambda row: row["nfe"])
+    best = min(teacher, key=lambda row: row[distance])
+    equal = [row for row in teacher if row[distance] <= two[distance]]
+    fewest = min(equal, key=lambda row: (row["nfe"], row["seconds_per_sample"]), default=None)
+
+    def over_two(row: Row | None, key: str) -> float | None:
+        return row and row[key] / two[key]
+
+    return {
+        "reference": reference["name"],
+        "reference_sampling_over_two_step_sampling": over_two(reference, "sampling_seconds"),
+        "reference_time_over_two_step_time": over_two(reference, "seconds_per_sample"),
+        "best_teacher": best["name"],
+        "two_step_distance_over_best_teacher": two[distance] / best[distance],
+        "equal_teacher": fewest and fewest["name"],
+        "equal_teacher_nfe": fewest and fewest["nfe"],
+        "equal_teacher_nfe_over_two_step_nfe": over_two(fewest, "nfe"),
+        "equal_teacher_sampling_over_two_step_sampling": over_two(fewest, "sampling_seconds"),
+        "equal_teacher_time_over_two_step_time": over_two(fewest, "seconds_per_sample"),
+        **{
+            f"two_step_{key}_over_real": two[key] / real[key] if real[key] else None
+            for key in scores
+        },
+    }
+
+
+def _join(parts: list[Samples], chosen: Tensor | slice = slice(None)) -> Samples:
+    """Batches as one set, of which ``chosen`` are kept."""
+    join = {
+        field: {
+            key: torch.cat([getattr(part, field)[key] for part in parts])[chosen]
+            for key in getattr(parts[0], field)
+        }
+        for field in ("condition", "scores")
+    }
+    return Samples(torch.cat([part.features for part in parts])[chosen], **join)

@@ -1,0 +1,218 @@
+"""Samplers as pure functions of `model(x_t / sigma_data, t, condition) -> F`.
+
+`noise` is N(0, sigma_data^2) of shape (B, C, *grid) and stands for x at `times[0]`; `times` is a
+falling 1-D tensor. Everything follows the dtype of `noise`, float64 included. NFE counts the
+evaluations of the model a sample costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from scm_core.base.distributed import randn_like
+from scm_core.contract.fields import Condition
+from scm_core.method.trigflow import TrigFlow
+
+Model = Callable[[Tensor, Tensor, Condition | None], Tensor]
+
+# Where the consistency sampler looks last: at 1.1, which arXiv 2410.11081 uses for two steps on
+# every data set. More steps come before it, from FIRST_TIME on. Falling to 0.6, as arXiv 2510.08431
+# does, makes the shipped student's samples worse than two steps do (docs/results.md).
+FIRST_TIME, LAST_TIME = 1.3, 1.1
+
+
+def consistency_times(steps: int, sigma_data: float) -> Tensor:
+    """The `steps` falling times at which a student is evaluated, float64."""
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, it must be at least 1")
+    middle = torch.linspace(FIRST_TIME, LAST_TIME, steps - 1) if steps > 2 else [LAST_TIME]
+    times = [TrigFlow(sigma_data).t_max, *map(float, middle)]
+    return torch.tensor(times[:steps], dtype=torch.float64)
+
+
+def ode_times(
+    steps: int,
+    sigma_data: float,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> Tensor:
+    """EDM's `steps + 1` falling times from `atan(sigma_max / sigma_data)` to 0, float64.
+
+    Karras et al. 2022, arXiv 2206.00364, equation 5.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, it must be at least 1")
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigma = (high + ramp * (low - high)) ** rho
+    return torch.cat([(sigma / sigma_data).atan(), sigma.new_zeros(1)])
+
+
+def _evaluate(
+    model: Model, x: Tensor, t: Tensor, sigma_data: float, condition: Condition | None
+) -> Tensor:
+    # A network in single precision wants single-precision inputs, float64 stays float64. A time
+    # stays where it is, on the CPU: as a number of a kernel it takes no copy that a GPU waits for.
+    return model(x / sigma_data, t.to(x.dtype) * x.new_ones(x.shape[0]), condition).to(x.dtype)
+
+
+@torch.no_grad()
+def consistency(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+    generator: torch.Generator | None = None,
+    fresh: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """One or more steps of a consistency model, x0 (B, C, *grid). NFE: `len(times)`.
+
+    Each step denoises to `f(x, t)`; all but the last add fresh noise up to the next time
+    (arXiv 2410.11081, section 2), N(0, 1) like `noise` in shape: of `fresh`, one for each of them,
+    or from `generator`, or, in training, this process's share of a batch.
+    """
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    x0 = noise
+    for i, t in enumerate(times):
+        x = noise
+        if i:
+            if fresh is not None:
+                added = fresh[i - 1]
+            elif generator is not None:
+                there = {"dtype": noise.dtype, "device": generator.device}
+                added = torch.randn(noise.shape, generator=generator, **there).to(noise.device)
+            else:
+                added = randn_like(noise)
+            x = flow.interpolate(x0, sigma_data * added, t.to(noise.dtype))
+        x0 = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(noise.dtype))
+    return x0
+
+
+def ddim(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> Tensor:
+    """The first-order sampler, x at `times[-1]`. NFE: `len(times) - 1`."""
+    return ddim_path(model, noise, times, sigma_data, condition)[-1]
+
+
+@torch.no_grad()
+def ddim_path(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> list[Tensor]:
+    """What `ddim` passes through: x at each of `times`, the noise first."""
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    path = [noise]
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        x = path[-1]
+        F = _evaluate(model, x, t, sigma_data, condition)
+        path.append(flow.step(x, F, t.to(x.dtype), s.to(x.dtype)))
+    return path
+
+
+@torch.no_grad()
+def heun(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> Tensor:
+    """EDM's second-order sampler in TrigFlow, x at `times[-1]`.
+
+    `x_b = cos b [x_a / cos a + (tan b - tan a)(eps_a + eps_b) / 2]`, where eps is `to_noise`: the
+    same numbers as EDM's algorithm 1 in (x_EDM, sigma). A step to t = 0 is Euler's, as there.
+    NFE: `2 (len(times) - 1)`, less 1 when the last time is 0.
+    """
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    x = noise
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        a, b = t.to(x.dtype), s.to(x.dtype)
+        F = _evaluate(model, x, t, sigma_data, condition)
+        slope = flow.to_noise(x, F, a)
+        ahead = flow.step(x, F, a, b)
+        if s > 0:
+            F = _evaluate(model, ahead, s, sigma_data, condition)
+            slope = (slope + flow.to_noise(ahead, F, b)) / 2
+            # cos b (tan b - tan a) = sin(b - a) / cos a, without the cancellation near pi/2.
+            ahead = (s.cos() / t.cos()).to(x.dtype) * x + ((s - t).sin() / t.cos()).to(
+                x.dtype
+            ) * slope
+        x = ahead
+    return x
+
+
+def dpm_solver(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M), second order at one evaluation a step, x at `times[-1]`.
+
+    Lu et al. 2022, arXiv 2211.01095, algorithm 2, with `alpha = cos t`, `sigma = sin t` and
+    `lambda = -log tan t`. A step to t = 0 is of first order. NFE: `len(times) - 1`.
+    """
+    return dpm_solver_path(model, noise, times, sigma_data, condition)[-1]
+
+
+@torch.no_grad()
+def dpm_solver_path(
+    model: Model,
+    noise: Tensor,
+    times: Tensor,
+    sigma_data: float,
+    condition: Condition | None = None,
+) -> list[Tensor]:
+    """What `dpm_solver` passes through: x at each of `times`, the noise first."""
+    flow = TrigFlow(sigma_data)
+    times = torch.as_tensor(times, dtype=torch.float64)
+    x, previous, previous_h = noise, None, None
+    path = [noise]
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        denoised = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(x.dtype))
+        if s == 0:
+            return [*path, denoised]
+        h = t.tan().log() - s.tan().log()
+        estimate = denoised
+        if previous is not None:
+            correction = (h / (2 * previous_h)).to(x.dtype)
+            estimate = denoised + correction * (denoised - previous)
+        x = (s.sin() / t.sin()).to(x.dtype) * x - (s.cos() * torch.expm1(-h)).to(x.dtype) * estimate
+        previous, previous_h = denoised, h
+        path.append(x)
+    return path
+
+
+# The solvers whose trajectories a student can learn the ends of, by the sampler's name.
+PATHS = {"ddim": ddim_path, "dpm": dpm_solver_path}
+
+
+class CountedModel:
+    """A model that counts its evaluations in samples: `nfe(B)` is what each of B samples cost."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.evaluations = model, 0
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        self.evaluations += x.shape[0]
+        return self.model(x, t, condition)
+
+    def nfe(self, samples: int) -> float:
+        return self.evaluations / samples

@@ -1,0 +1,20 @@
+"""Building blocks of backbones, each safe under Dual, bf16 autocast and torch.compile."""
+
+from scm_core.networks.layers.attention import Attention
+from scm_core.networks.layers.norm import AdaptiveNorm, RMSNorm, pixel_norm
+from scm_core.networks.layers.patch import PatchHead, PatchStem, convolution, grid_positions
+from scm_core.networks.layers.time import LearnedWeight, TimeEmbedding, positional_embedding
+
+__all__ = [
+    "AdaptiveNorm",
+    "Attention",
+    "LearnedWeight",
+    "PatchHead",
+    "PatchStem",
+    "RMSNorm",
+    "TimeEmbedding",
+    "convolution",
+    "grid_positions",
+    "pixel_norm",
+    "positional_embedding",
+]

@@ -1,7 +1,0 @@
-"""The network F(x, t, condition): one of the core's, or any nn.Module of yours."""
-
-from scm_core import backbones
-
-
-def build(config, shape, schema):
-    return backbones.build(config, shape, schema)
