@@ -17,15 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from scm_core.base.errors import UserError
-
 RULES: dict[Any, Callable[..., Any]] = {}
-"""Torch function -> rule; a rule has the function's own signature and gets `Dual`s in it."""
+"""Torch function -> rule; a rule has the function's own signature and gets `Dual`s in it.
+
+Under None stands what takes every function without one, as `(func, args, kwargs)`.
+"""
 
 
-class DualError(UserError):
+class DualError(Exception):
     """An operation that `Dual` cannot differentiate; the message names it and what to do."""
 
 
@@ -80,20 +82,28 @@ def rule(*functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], Calla
 
     def register(implementation: Callable[..., Any]) -> Callable[..., Any]:
         for function in functions:
-            for spelling in _spellings(function):
+            for spelling in _overloads(function):
                 RULES[spelling] = implementation
         return implementation
 
     return register
 
 
-def _spellings(function: Any) -> list[Any]:
+def _overloads(function: Any) -> list[Any]:
     """The objects under which torch may hand one function over: a custom operator has several."""
     function = getattr(function, "_opoverload", function)
     packet = getattr(function, "overloadpacket", function)
     if isinstance(packet, torch._ops.OpOverloadPacket):
         return [packet, *(getattr(packet, overload) for overload in packet.overloads())]
     return [function]
+
+
+def spellings(name: str) -> list[Any]:
+    """Every object under which torch hands the function `name` to `__torch_function__`."""
+    functions = (torch, torch._C._VariableFunctions, torch.special, torch._C._nn, F)
+    found = [getattr(home, name) for home in (*functions, Tensor) if hasattr(home, name)]
+    found = [f.__get__ if isinstance(f, types.GetSetDescriptorType) else f for f in found]
+    return [f for f in found if callable(f)]  # torch.cpu is a module, torch.float a dtype
 
 
 def dispatch(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -107,11 +117,9 @@ def dispatch(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> A
             args = (kwargs.pop(name), *args)
     _check(func, kwargs)
     implementation = RULES.get(func)
-    if implementation is not None:
-        return implementation(*args, **kwargs)
-    from scm_core.dual.fallback import fallback
-
-    return fallback(func, args, kwargs)
+    if implementation is None:
+        return RULES[None](func, args, kwargs)
+    return implementation(*args, **kwargs)
 
 
 def _check(func: Callable[..., Any], kwargs: dict[str, Any]) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm_core.dual.core import RULES, Dual, lift, make, primal
+from scm_core.dual.core import RULES, Dual, lift, make, primal, spellings
 from scm_core.dual.fallback import fallback
-from scm_core.dual.linear import spellings
 
 aten = torch.ops.aten
 

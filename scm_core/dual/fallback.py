@@ -15,8 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from scm_core.dual.core import RULES, Dual, DualError, make, primal
-from scm_core.dual.linear import spellings
+from scm_core.dual.core import RULES, Dual, DualError, make, primal, spellings
 
 
 class Fallbacks(Counter):
@@ -160,6 +159,7 @@ def refuse(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _register() -> None:
+    RULES[None] = fallback
     for implementation, names in ((constant, CONSTANT), (refuse, REFUSED)):
         for name in names:
             RULES.update({func: partial(implementation, func) for func in spellings(name)})

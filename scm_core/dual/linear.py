@@ -6,7 +6,6 @@ product rule.
 
 from __future__ import annotations
 
-import types
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scm_core.dual.core import RULES, Dual, make, primal
+from scm_core.dual.core import RULES, Dual, make, primal, spellings
 
 LINEAR = """
 reshape view flatten ravel permute transpose t adjoint swapaxes swapdims moveaxis movedim T mT H mH
@@ -36,14 +35,6 @@ BILINEAR = "matmul bmm mm mv dot vdot inner outer ger kron".split()
 
 CONVOLUTION = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d
 conv_transpose3d""".split()
-
-
-def spellings(name: str) -> list[Any]:
-    """Every object under which torch hands the function `name` to `__torch_function__`."""
-    functions = (torch, torch._C._VariableFunctions, torch.special, torch._C._nn, F)
-    found = [getattr(home, name) for home in (*functions, Tensor) if hasattr(home, name)]
-    found = [f.__get__ if isinstance(f, types.GetSetDescriptorType) else f for f in found]
-    return [f for f in found if callable(f)]  # torch.cpu is a module, torch.float a dtype
 
 
 def tangent_of(value: Any) -> Any:

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.nn import functional as F
 
-from scm_core.dual.core import RULES, Dual, DualError, lift, make
+from scm_core.dual.core import RULES, Dual, DualError, lift, make, spellings
 from scm_core.dual.fallback import fallback
-from scm_core.dual.linear import spellings
 
 aten = torch.ops.aten
 _ONLY_INPUT = [True, False, False]

@@ -23,6 +23,7 @@ from scm_core.contract.fields import Schema, Vector, schema_to_dict, with_exampl
 from scm_core.contract.spec import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.data.batches import spread
 from scm_core.data.latents import LatentDecoder, Latents, latent_shape, run
+from scm_core.dual import DualError
 from scm_core.engine import checkpoint, config, sampling, sharding
 from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
 from scm_core.engine.checkpointing import LAST, Guard, Saving, WholeCheckpoints
@@ -97,6 +98,8 @@ class Run:
             trainer.fit(stage, datamodule=Fed(self.data), ckpt_path=resumed, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
             raise KeyboardInterrupt from None
+        except DualError as error:  # of an operation in the plugin's backbone
+            raise UserError(str(error)) from error
         average = averaging.ema.whole()
         if trainer.is_global_zero:
             checkpoint.export(
