@@ -17,7 +17,6 @@ from timing import seconds, student_rate, untrained
 
 from modalities.audio.data import AudioDataModule
 from modalities.audio.vocoder import find_weights
-from scm_core.apps.sample import drawer
 from scm_core.base.arguments import parse
 from scm_core.contract.spec import Decoder
 from scm_core.engine import config, sampling
@@ -31,7 +30,7 @@ SECONDS = 5.0  # that each rate of the pipeline is measured for
 
 def real_time_factors(model: Checkpoint, vocoders: dict[str, Decoder]) -> dict[str, float]:
     """Seconds of sound over seconds spent: by two steps alone, and with each vocoder."""
-    draw = drawer(model, steps=2)
+    draw = sampling.make_sampler(model, steps=2)
     condition = sampling.cycled_condition(model.condition, CLIPS)
     condition = {key: value.to(model.device) for key, value in condition.items()}
     noise = sampling.seeded_noise(model.shape, CLIPS, 0, model.sigma_data).to(model.device)

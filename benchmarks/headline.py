@@ -32,7 +32,7 @@ import torch
 from omegaconf import OmegaConf
 
 import scm_core
-from scm_core.apps.sample import open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base import console
 from scm_core.base.arguments import parse
 from scm_core.base.device import best_device, resolve_precision

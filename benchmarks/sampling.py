@@ -10,7 +10,7 @@ import statistics
 import torch
 from timing import seconds
 
-from scm_core.apps.sample import drawer, open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.engine import sampling
 
 ROUNDS = 15
@@ -19,7 +19,7 @@ ROUNDS = 15
 @torch.no_grad()
 def main() -> None:
     model = open_checkpoint(None, "image")
-    draw = drawer(model, steps=2)
+    draw = sampling.make_sampler(model, steps=2)
     for n in (1, 16, 128):
         condition = sampling.cycled_condition(model.condition, n)
         condition = {key: value.to(model.device) for key, value in condition.items()}

@@ -16,7 +16,6 @@ import time
 import torch
 from timing import seconds, student_rate, untrained
 
-from scm_core.apps.sample import drawer
 from scm_core.contract.spec import Batch, DataModule
 from scm_core.data.latents import LatentDecoder, run
 from scm_core.engine import config, sampling
@@ -30,7 +29,7 @@ SECONDS = 5.0  # that each rate of the pipeline is measured for
 
 def frames_per_second(model: Checkpoint, clips: int) -> float:
     """Frames drawn in two steps and decoded, over the seconds spent."""
-    draw = drawer(model, steps=2)
+    draw = sampling.make_sampler(model, steps=2)
     condition = sampling.cycled_condition(model.condition, clips)
     noise = sampling.seeded_noise(model.shape, clips, 0, model.sigma_data)
 

@@ -207,7 +207,7 @@ def test_what_cannot_sign_is_refused_before_anything_is_drawn(
         line = ("modality=image", "n=1", f"out={tmp_path / 'out'}", *words(certificate, key))
         return refused("sample", *line)
 
-    monkeypatch.setattr(sample, "draw_all", never)
+    monkeypatch.setattr(sample, "sample_all", never)
     certificate, key = alice
     wanted = "C2PA takes a certificate"
     assert "takes two files" in said(certificate, "")

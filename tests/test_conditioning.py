@@ -5,10 +5,10 @@ import unicodedata
 import pytest
 from pydantic import TypeAdapter
 
-from scm_core.apps.sample import parse_condition
 from scm_core.apps.serving.http import condition_type
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label
+from scm_core.engine.sampling import parse_condition
 
 ODD = ("a", "b", "a,b", "[x]", "[x],b", "me@home", "*", "two words", "#1", "yes", "'q'")
 

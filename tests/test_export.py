@@ -46,7 +46,9 @@ def test_a_written_graph_draws_what_the_command_draws(tmp_path):
     fresh = torch.randn(first.shape, generator=sampling.fresh_noise(3, 0))
     run = torch.export.load(tmp_path / "image.pt2").module()
     media = run(torch.stack([first / model.sigma_data, fresh]), condition)
-    drawn = sample.draw_all(model, sample.drawer(model), condition, 5, seed=3, batch_size=5)
+    drawn = sampling.sample_all(
+        model, sampling.make_sampler(model), condition, 5, seed=3, batch_size=5
+    )
     expected = model.decoder.decode(drawn)
     assert media.dtype == torch.uint8 and media.shape == expected.shape
     assert (media.float() - expected.float()).abs().mean() < 1  # which may be bf16's

@@ -6,7 +6,7 @@ from hostile import described, model, stated
 
 from modalities import pretrained
 from scm_core import UserError
-from scm_core.apps.sample import open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base.arguments import marked
 from scm_core.engine import config, foreign
 

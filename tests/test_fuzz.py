@@ -254,7 +254,7 @@ def check_sample(monkeypatch, count: int) -> None:
     """The words of `sample`, with a model that draws nothing."""
     model = checkpoint.load(ROOT / "checkpoints" / "image" / "student.safetensors")
     monkeypatch.setattr(sample, "open_checkpoint", lambda *_: model)
-    monkeypatch.setattr(sample, "draw_all", lambda *_: torch.zeros(1, *model.shape))
+    monkeypatch.setattr(sample, "sample_all", lambda *_: torch.zeros(1, *model.shape))
     monkeypatch.setattr(sample, "write", lambda *_: [Path("a")])
     monkeypatch.setattr(sample, "provenance_of", lambda *_: [])
     parse = sample.parse_condition

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from scm_core.apps import hub
-from scm_core.apps.sample import open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base.errors import UserError
 from scm_core.engine import checkpoint
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scm_core.apps.sample import draw_all, drawer, open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.contract import spec
 from scm_core.data import media
 from scm_core.engine import sampling
@@ -30,7 +30,9 @@ def test_two_steps_by_the_modality_alone(folder, tmp_path):
     """The shipped student draws samples of the data's scale, and its decoder shows them."""
     model = open_checkpoint(None, folder.name)
     condition = sampling.cycled_condition(model.condition, 40)
-    x = draw_all(model, drawer(model), condition, 40, seed=0, batch_size=40)
+    x = sampling.sample_all(
+        model, sampling.make_sampler(model), condition, 40, seed=0, batch_size=40
+    )
     assert x.shape == (40, *model.shape) and x.isfinite().all()
     assert 0.8 * model.sigma_data < x.std() < 1.2 * model.sigma_data
     picture = model.decoder.preview(model.decoder.decode(x))

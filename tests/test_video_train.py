@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from scm_core.apps.sample import draw_all, drawer
 from scm_core.engine import checkpoint
-from scm_core.engine.sampling import cycled_condition
+from scm_core.engine.sampling import cycled_condition, make_sampler, sample_all
 
 SMOKE = ["modality=video", "preset=smoke"]
 
@@ -62,7 +61,7 @@ def test_a_sample_can_be_kept_to_the_pixel(trained, tmp_path):
     done = command("sample", *words, f"out={tmp_path}")
     assert done.returncode == 0, done.stderr
     model = checkpoint.load(trained / "student.safetensors")
-    x = draw_all(model, drawer(model), cycled_condition(model.condition, 1), 1, 0, 64)
+    x = sample_all(model, make_sampler(model), cycled_condition(model.condition, 1), 1, 0, 64)
     with av.open(str(tmp_path / "00000.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     clip = model.decoder.decode(x)[0].permute(1, 2, 3, 0)

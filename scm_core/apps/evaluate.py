@@ -19,7 +19,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
 import scm_core
-from scm_core.apps.sample import open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base import console, distributed
 from scm_core.base.arguments import parse, place, section
 from scm_core.base.device import resolve_precision

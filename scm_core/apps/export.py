@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from scm_core.apps.sample import STEPS, open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base import console
 from scm_core.base.arguments import parse, place, section
 from scm_core.base.errors import UserError
@@ -22,6 +22,7 @@ from scm_core.base.files import replacing
 from scm_core.contract.fields import Condition
 from scm_core.engine import config, sampling
 from scm_core.engine.checkpoint import Checkpoint
+from scm_core.engine.sampling import STEPS
 from scm_core.method import samplers
 
 NEEDS = "export as ONNX needs onnx, onnxscript and onnxruntime: pip install 'scm-core[export]'"

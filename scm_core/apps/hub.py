@@ -39,7 +39,9 @@ class ShareConfig:
 
 def main(arguments: list[str]) -> None:
     """Write the folder, and upload it where that is asked for."""
-    from scm_core.apps.sample import open_checkpoint  # which finds models of the hub by this module
+    from scm_core.apps.opening import (
+        open_checkpoint,  # which finds models of the hub by this module
+    )
 
     known = OmegaConf.structured(ShareConfig)
     words = parse(arguments)

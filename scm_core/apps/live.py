@@ -16,20 +16,20 @@ from typing import Any
 
 from torch import Tensor
 
-from scm_core.apps.sample import (
-    STEPS,
-    SampleConfig,
-    draw_all,
-    drawer,
-    parse_condition,
-    provenance_of,
-)
+from scm_core.apps.writing import provenance_of
 from scm_core.base.arguments import Words
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition, Label, Schema
 from scm_core.data import media, provenance
 from scm_core.engine import checkpoint
 from scm_core.engine.checkpoint import Checkpoint
+from scm_core.engine.sampling import (
+    STEPS,
+    SampleConfig,
+    make_sampler,
+    parse_condition,
+    sample_all,
+)
 from scm_core.evaluation import evaluator
 from scm_core.method.samplers import CountedModel
 
@@ -119,14 +119,14 @@ def conditions(schema: Schema, asked: Mapping[str, str], seed: int, n: int) -> C
 
 def _draw(model: Checkpoint, asked: Mapping[str, str], settings: SampleConfig) -> Drawn:
     condition = conditions(model.condition, asked, settings.seed, settings.n)
-    sampler = drawer(model, settings.sampler, settings.steps, settings.guidance)
+    sampler = make_sampler(model, settings.sampler, settings.steps, settings.guidance)
     counted = CountedModel(model.model)
 
     def draw(_: Any, *given: Any) -> Tensor:
         return sampler(counted, *given)
 
     started = time.perf_counter()
-    x = draw_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
+    x = sample_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
     drawn = time.perf_counter()
     decoded = model.decoder.decode(x.to(model.device))
     finished = time.perf_counter()

@@ -28,10 +28,10 @@ from starlette.middleware import Middleware
 from scm_core.apps.connection import Connection
 from scm_core.apps.guard import EVERYWHERE, Guard, reach
 from scm_core.apps.live import REFERENCE, Drawn, File, Live
-from scm_core.apps.sample import STEPS
 from scm_core.base import console
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label, Schema, Vector
+from scm_core.engine.sampling import STEPS
 
 SEEDS = 1000
 STYLE = Path(__file__).with_name("page.css")

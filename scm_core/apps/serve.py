@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
-from scm_core.apps.sample import open_checkpoint
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base import console
 from scm_core.base.arguments import parse, place, section
 from scm_core.base.errors import UserError

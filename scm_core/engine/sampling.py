@@ -1,22 +1,54 @@
-"""From noise to samples, whatever the modality: what sampling, previews and evaluation share."""
+"""From noise to samples, whatever the modality: what commands, previews and evaluation share."""
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scm_core.base import distributed
+from scm_core.base.arguments import place
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition, Label, Schema
+from scm_core.contract.fields import Condition, Label, Schema, Vector
 from scm_core.engine import config as configuration
+from scm_core.engine.checkpoint import Checkpoint
 from scm_core.method import samplers
 from scm_core.method.guidance import Guided
 from scm_core.method.samplers import Model
 
 # By the name that commands use.
 ODE_SAMPLERS = {"ddim": samplers.ddim, "heun": samplers.heun, "dpm": samplers.dpm_solver}
+
+STEPS = 2  # of a student
+SAMPLER, TEACHER_STEPS = "dpm", 32
+
+
+@dataclass
+class SignConfig:
+    """PEM files: a certificate, with those between it and its CA behind it, and its key."""
+
+    certificate: str | None = place()
+    key: str | None = place()
+
+
+@dataclass
+class SampleConfig:
+    """What to sample, and where to; the condition's own names come on top."""
+
+    checkpoint: str | None = place()
+    modality: str | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    guidance: float | None = None
+    n: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    out: str = "samples"
+    sign: SignConfig = dataclasses.field(default_factory=SignConfig)
 
 
 def cycled_condition(schema: Schema, n: int) -> Condition:
@@ -31,6 +63,28 @@ def cycled_condition(schema: Schema, n: int) -> Condition:
         else:
             condition[key] = turn % field.classes if isinstance(field, Label) else field.null(n)
     return condition
+
+
+def parse_condition(schema: Schema, asked: Mapping[str, str | list[str]], n: int) -> Condition:
+    """`n` conditions from the words given; a list cycles, what is not given goes in turn."""
+    condition = cycled_condition(schema, n)
+    for key, value in asked.items():
+        field = schema[key]
+        if isinstance(value, list):
+            values = [field.parse(word) for word in value]
+        else:
+            values = field.parse_list(value) if isinstance(field, Label) else [field.parse(value)]
+        parsed = torch.tensor(values)
+        condition[key] = parsed[torch.arange(n) % len(parsed)]
+    return condition
+
+
+def refuse_null(model: Checkpoint, condition: Condition) -> None:
+    """UserError where a student would be asked for a vector that it has never seen, the null."""
+    vectors = [key for key, kind in model.condition.items() if isinstance(kind, Vector)]
+    if model.stage == "student" and (null := [k for k in vectors if not condition[k].any()]):
+        key = null[0]
+        raise UserError(f"{model.path} holds no {key} to draw by: give {key}=NUMBER,NUMBER,...")
 
 
 def seeded_noise(
@@ -101,3 +155,50 @@ def batches(n: int, size: int) -> Iterator[slice]:
     """Slices that cover `range(n)`, `size` at a time."""
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
+
+
+def make_sampler(
+    model: Checkpoint,
+    name: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Callable[..., Tensor]:
+    """The sampling function that suits the checkpoint's stage; UserError for a wrong wish."""
+    if steps is not None and steps < 1:
+        raise UserError(f"steps={steps} must be at least 1")
+    baked = model.config.student.guidance
+    if model.stage == "student":
+        if name not in (None, "consistency"):
+            raise UserError(f"sampler={name} is for a teacher; a student takes steps= alone")
+        if guidance not in (None, baked):
+            raise UserError(f"this student was distilled at guidance {baked}; leave guidance= out")
+        return sampler("consistency", steps or STEPS, model.sigma_data)
+    if name == "consistency":
+        raise UserError("a teacher cannot be sampled by consistency steps; use ddim, heun or dpm")
+    scale = baked if guidance is None else guidance
+    steps = steps or TEACHER_STEPS
+    return sampler(name or SAMPLER, steps, model.sigma_data, scale, model.condition)
+
+
+@torch.no_grad()
+def sample_all(
+    model: Checkpoint,
+    draw: Callable[..., Tensor],
+    condition: Condition,
+    n: int,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """`n` samples x (n, C, *grid) on the CPU, the same for the same seed and batch size.
+
+    Processes that work together sample one batch each in turn, and all of them get all samples.
+    """
+    device, found = model.device, []
+    for part in distributed.turns(batches(n, batch_size)):
+        noise = seeded_noise(
+            model.shape, part.stop - part.start, seed, model.sigma_data, first=part.start
+        )
+        there = {key: value[part].to(device) for key, value in condition.items()}
+        generator = fresh_noise(seed, part.start)
+        found.append(draw(model.model, noise.to(device), there, generator).cpu())
+    return torch.cat(distributed.in_turn(found))

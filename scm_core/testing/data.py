@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm_core.apps.sample import SampleConfig
 from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA
 from scm_core.data.batches import Shuffled
+from scm_core.engine.sampling import SampleConfig
 from scm_core.testing.subject import SAMPLES, Fault, Subject, equal, first, point, relative, seeded
 
 ELEMENTS = 20_000_000  # of the training data, at most, in the check of its statistics

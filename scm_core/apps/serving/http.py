@@ -25,9 +25,9 @@ from pydantic import (
 
 import scm_core
 from scm_core.apps.guard import TOO_LARGE, refusal
-from scm_core.apps.sample import parse_condition
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label, Schema, Vector
+from scm_core.engine.sampling import parse_condition
 
 PATH = "/sample"
 MAX_STEPS = 64

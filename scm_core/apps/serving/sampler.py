@@ -25,20 +25,20 @@ from litserve.utils import LitAPIStatus, LoopResponseType
 from omegaconf import DictConfig
 from torch import Tensor
 
-from scm_core.apps.sample import (
-    STEPS,
-    TEACHER_STEPS,
-    SampleConfig,
-    drawer,
-    parse_condition,
-    provenance_of,
-)
 from scm_core.apps.serving import http
 from scm_core.apps.serving.gate import Places
+from scm_core.apps.writing import provenance_of
 from scm_core.base import distributed
 from scm_core.contract.fields import Condition
 from scm_core.data import provenance
 from scm_core.engine import checkpoint, sampling
+from scm_core.engine.sampling import (
+    STEPS,
+    TEACHER_STEPS,
+    SampleConfig,
+    make_sampler,
+    parse_condition,
+)
 
 Save = Callable[[Any, Path], Path]
 
@@ -169,7 +169,7 @@ class Sampler(litserve.LitAPI):
             for key in model.condition
         }
         fresh = [torch.cat(parts) for parts in zip(*(one.fresh for one in group), strict=True)]
-        draw = drawer(model, steps=group[0].settings.steps)
+        draw = make_sampler(model, steps=group[0].settings.steps)
         return iter(model.decoder.decode(draw(network, noise, condition, fresh=fresh)))
 
     def encode_response(self, drawn: Drawn) -> Response:

@@ -1,0 +1,40 @@
+"""Which checkpoint a command means: a file, a folder, one of the hub, or the modality's student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scm_core.apps import hub
+from scm_core.base.arguments import Words
+from scm_core.base.device import best_device
+from scm_core.base.errors import UserError
+from scm_core.contract import spec as modalities
+from scm_core.engine import checkpoint
+
+
+def open_checkpoint(
+    path: str | None,
+    modality: str | None,
+    decoder: Words | None = None,
+    device: str | None = None,
+) -> checkpoint.Checkpoint:
+    """The named checkpoint, else the student of the modality, on that or else the best device.
+
+    That is the shipped one, or else the one trained last below `runs` in the working directory.
+
+    `decoder` are words of the modality's section `decoder`, which replace what it was trained with.
+    """
+    device = device or best_device()
+    if path:
+        shared = path.startswith(hub.PREFIX) or Path(path).is_dir()
+        return checkpoint.load(hub.find(path) if shared else path, modality, device, decoder)
+    if not modality:
+        raise UserError("sample from what? give checkpoint=FILE, or modality=NAME")
+    spec = modalities.get(modality)
+    shipped = [spec.checkpoints / "student.safetensors"] if spec.checkpoints else []
+    trained = Path("runs").glob(f"{spec.name}-*/student.safetensors")
+    found = [*shipped, *sorted(trained, key=lambda path: -path.stat().st_mtime)]
+    existing = [path for path in found if path.exists()]
+    if not existing:
+        raise UserError(f"modality {modality} ships no checkpoint: train one, give checkpoint=FILE")
+    return checkpoint.load(existing[0], modality, device, decoder)
