@@ -43,7 +43,7 @@ def test_a_written_graph_draws_what_the_command_draws(tmp_path):
     model = sample.open_checkpoint(None, "image", device="cpu")
     condition = sampling.cycled_condition(model.condition, 5)
     first = sampling.seeded_noise(model.shape, 5, 3, model.sigma_data)
-    fresh = torch.randn(first.shape, generator=sampling.fresh_noise(3, 0))
+    fresh = sampling.fresh_noise(3, 0)(first)
     run = torch.export.load(tmp_path / "image.pt2").module()
     media = run(torch.stack([first / model.sigma_data, fresh]), condition)
     drawn = sampling.sample_all(

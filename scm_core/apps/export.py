@@ -56,15 +56,15 @@ class Student(nn.Module):
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
         """Media, or what comes before them, of noise N(0, 1), (steps, B, C, *grid)."""
-        first, *fresh = noise.unbind(0)
+        first, *later = noise.unbind(0)
+        later = iter(later)
         x = samplers.consistency(
             self.backbone,
             self.sigma_data * first,
             self.times,
             self.sigma_data,
             condition,
-            None,
-            fresh,
+            lambda _: next(later),
         )
         return self.traced(x) if self.traced else x
 

@@ -238,8 +238,7 @@ class Run:
         def media(backbone: nn.Module) -> Any:
             device = next(backbone.parameters()).device
             there = {key: value.to(device) for key, value in condition.items()}
-            generator = sampling.fresh_noise(seed, 0)
-            x = draw(backbone, noise.to(device), there, generator)
+            x = draw(backbone, noise.to(device), there, sampling.fresh_noise(seed, 0))
             return self.decoder.decode(x.cpu())
 
         return media

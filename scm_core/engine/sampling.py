@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from scm_core.base import distributed
 from scm_core.base.arguments import place
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition, Label, Schema, Vector
+from scm_core.contract.fields import Condition, Label, Schema, Vector, null_condition
 from scm_core.engine import config as configuration
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.method import samplers
@@ -98,12 +99,17 @@ def seeded_noise(
     return sigma_data * torch.stack(rows)
 
 
-def fresh_noise(seed: int, first: int) -> torch.Generator:
-    """The generator of what steps after the first add, for the batch that starts at `first`.
+def fresh_noise(seed: int, first: int) -> Callable[[Tensor], Tensor]:
+    """What steps after the first add, for the batch that starts at `first`: N(0, 1) like a tensor.
 
-    It is one of the CPU, so that the same seed draws the same samples on every device.
+    It is drawn on the CPU, so that the same seed draws the same samples on every device.
     """
-    return _generator(seed, (1 << 23) + first)
+    generator = _generator(seed, (1 << 23) + first)
+
+    def like(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+    return like
 
 
 def fold(seed: int) -> int:
@@ -123,10 +129,10 @@ def _generator(seed: int, i: int) -> torch.Generator:
 def sampler(
     name: str, steps: int, sigma_data: float, guidance: float = 1.0, schema: Schema | None = None
 ):
-    """A function `(model, noise, condition, generator, fresh) -> x` by the sampler's name.
+    """A function `(model, noise, condition, fresh) -> x` by the sampler's name.
 
-    Only `consistency` has a use for the last two. Names are `consistency`, `ddim`, `heun` and
-    `dpm`; UserError for another.
+    Only `consistency` has a use for `fresh`, the noise that its later steps add. Names are
+    `consistency`, `ddim`, `heun` and `dpm`; UserError for another.
     """
     if name != "consistency" and name not in ODE_SAMPLERS:
         known = ["consistency", *ODE_SAMPLERS]
@@ -136,17 +142,14 @@ def sampler(
         model: Model,
         noise: Tensor,
         condition: Condition,
-        generator: torch.Generator | None = None,
-        fresh: Sequence[Tensor] | None = None,
+        fresh: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> Tensor:
-        model = Guided(model, guidance, schema or {})
+        model = Guided(model, guidance, partial(null_condition, schema or {}))
         if name == "consistency":
             times = samplers.consistency_times(steps, sigma_data)
-            return samplers.consistency(
-                model, noise, times, sigma_data, condition, generator, fresh
-            )
+            return samplers.consistency(model, noise, times, sigma_data, condition, fresh)
         times = samplers.ode_times(steps, sigma_data)
-        return ODE_SAMPLERS[name](model, noise, times, sigma_data, condition)
+        return ODE_SAMPLERS[name](model, noise, times, sigma_data, condition)[-1]
 
     return draw
 
@@ -199,6 +202,6 @@ def sample_all(
             model.shape, part.stop - part.start, seed, model.sigma_data, first=part.start
         )
         there = {key: value[part].to(device) for key, value in condition.items()}
-        generator = fresh_noise(seed, part.start)
-        found.append(draw(model.model, noise.to(device), there, generator).cpu())
+        fresh = fresh_noise(seed, part.start)
+        found.append(draw(model.model, noise.to(device), there, fresh).cpu())
     return torch.cat(distributed.in_turn(found))

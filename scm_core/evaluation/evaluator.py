@@ -164,9 +164,9 @@ class Bench:
             noise = sampling.seeded_noise(
                 model.shape, len(places), self.seed, model.sigma_data, first=part.start
             ).to(self.device)
-            generator = sampling.fresh_noise(self.seed, part.start)
+            fresh = sampling.fresh_noise(self.seed, part.start)
             started = self._now()
-            x = sampler(counted, noise, there, generator)
+            x = sampler(counted, noise, there, fresh)
             sampled = self._now()
             media = model.decoder.decode(x)
             if len(places) == min(self.n, self.batch_size):

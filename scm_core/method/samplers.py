@@ -1,21 +1,22 @@
 """Samplers as pure functions of `model(x_t / sigma_data, t, condition) -> F`.
 
 `noise` is N(0, sigma_data^2) of shape (B, C, *grid) and stands for x at `times[0]`; `times` is a
-falling 1-D tensor. Everything follows the dtype of `noise`, float64 included. NFE counts the
-evaluations of the model a sample costs.
+falling 1-D tensor. Samplers of the ODE return their path: x at each of `times`, the noise first.
+Everything follows the dtype of `noise`, float64 included. NFE counts the evaluations of the model a
+sample costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from scm_core.base.distributed import randn_like
-from scm_core.contract.fields import Condition
 from scm_core.method.trigflow import TrigFlow
 
+Condition = dict[str, Tensor]
 Model = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
 # Where the consistency sampler looks last: at 1.1, which arXiv 2410.11081 uses for two steps on
@@ -67,57 +68,34 @@ def consistency(
     times: Tensor,
     sigma_data: float,
     condition: Condition | None = None,
-    generator: torch.Generator | None = None,
-    fresh: Sequence[Tensor] | None = None,
+    fresh: Callable[[Tensor], Tensor] = torch.randn_like,
 ) -> Tensor:
     """One or more steps of a consistency model, x0 (B, C, *grid). NFE: `len(times)`.
 
     Each step denoises to `f(x, t)`; all but the last add fresh noise up to the next time
-    (arXiv 2410.11081, section 2), N(0, 1) like `noise` in shape: of `fresh`, one for each of them,
-    or from `generator`, or, in training, this process's share of a batch.
+    (arXiv 2410.11081, section 2): `fresh` of a tensor is N(0, 1) like it.
     """
     flow = TrigFlow(sigma_data)
-    times = torch.as_tensor(times, dtype=torch.float64)
-    x0 = noise
-    for i, t in enumerate(times):
-        x = noise
+    x, x0 = noise, noise
+    for i, t in enumerate(torch.as_tensor(times, dtype=torch.float64)):
         if i:
-            if fresh is not None:
-                added = fresh[i - 1]
-            elif generator is not None:
-                there = {"dtype": noise.dtype, "device": generator.device}
-                added = torch.randn(noise.shape, generator=generator, **there).to(noise.device)
-            else:
-                added = randn_like(noise)
-            x = flow.interpolate(x0, sigma_data * added, t.to(noise.dtype))
+            x = flow.interpolate(x0, sigma_data * fresh(x0), t.to(noise.dtype))
         x0 = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(noise.dtype))
     return x0
 
 
+@torch.no_grad()
 def ddim(
     model: Model,
     noise: Tensor,
     times: Tensor,
     sigma_data: float,
     condition: Condition | None = None,
-) -> Tensor:
-    """The first-order sampler, x at `times[-1]`. NFE: `len(times) - 1`."""
-    return ddim_path(model, noise, times, sigma_data, condition)[-1]
-
-
-@torch.no_grad()
-def ddim_path(
-    model: Model,
-    noise: Tensor,
-    times: Tensor,
-    sigma_data: float,
-    condition: Condition | None = None,
 ) -> list[Tensor]:
-    """What `ddim` passes through: x at each of `times`, the noise first."""
+    """The first-order sampler. NFE: `len(times) - 1`."""
     flow = TrigFlow(sigma_data)
-    times = torch.as_tensor(times, dtype=torch.float64)
     path = [noise]
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(torch.as_tensor(times, dtype=torch.float64)):
         x = path[-1]
         F = _evaluate(model, x, t, sigma_data, condition)
         path.append(flow.step(x, F, t.to(x.dtype), s.to(x.dtype)))
@@ -131,18 +109,17 @@ def heun(
     times: Tensor,
     sigma_data: float,
     condition: Condition | None = None,
-) -> Tensor:
-    """EDM's second-order sampler in TrigFlow, x at `times[-1]`.
+) -> list[Tensor]:
+    """EDM's second-order sampler in TrigFlow.
 
     `x_b = cos b [x_a / cos a + (tan b - tan a)(eps_a + eps_b) / 2]`, where eps is `to_noise`: the
     same numbers as EDM's algorithm 1 in (x_EDM, sigma). A step to t = 0 is Euler's, as there.
     NFE: `2 (len(times) - 1)`, less 1 when the last time is 0.
     """
     flow = TrigFlow(sigma_data)
-    times = torch.as_tensor(times, dtype=torch.float64)
-    x = noise
-    for t, s in zip(times[:-1], times[1:], strict=True):
-        a, b = t.to(x.dtype), s.to(x.dtype)
+    path = [noise]
+    for t, s in pairwise(torch.as_tensor(times, dtype=torch.float64)):
+        x, a, b = path[-1], t.to(noise.dtype), s.to(noise.dtype)
         F = _evaluate(model, x, t, sigma_data, condition)
         slope = flow.to_noise(x, F, a)
         ahead = flow.step(x, F, a, b)
@@ -153,39 +130,27 @@ def heun(
             ahead = (s.cos() / t.cos()).to(x.dtype) * x + ((s - t).sin() / t.cos()).to(
                 x.dtype
             ) * slope
-        x = ahead
-    return x
+        path.append(ahead)
+    return path
 
 
+@torch.no_grad()
 def dpm_solver(
     model: Model,
     noise: Tensor,
     times: Tensor,
     sigma_data: float,
     condition: Condition | None = None,
-) -> Tensor:
-    """DPM-Solver++(2M), second order at one evaluation a step, x at `times[-1]`.
+) -> list[Tensor]:
+    """DPM-Solver++(2M), second order at one evaluation a step.
 
     Lu et al. 2022, arXiv 2211.01095, algorithm 2, with `alpha = cos t`, `sigma = sin t` and
     `lambda = -log tan t`. A step to t = 0 is of first order. NFE: `len(times) - 1`.
     """
-    return dpm_solver_path(model, noise, times, sigma_data, condition)[-1]
-
-
-@torch.no_grad()
-def dpm_solver_path(
-    model: Model,
-    noise: Tensor,
-    times: Tensor,
-    sigma_data: float,
-    condition: Condition | None = None,
-) -> list[Tensor]:
-    """What `dpm_solver` passes through: x at each of `times`, the noise first."""
     flow = TrigFlow(sigma_data)
-    times = torch.as_tensor(times, dtype=torch.float64)
     x, previous, previous_h = noise, None, None
     path = [noise]
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(torch.as_tensor(times, dtype=torch.float64)):
         denoised = flow.to_data(x, _evaluate(model, x, t, sigma_data, condition), t.to(x.dtype))
         if s == 0:
             return [*path, denoised]
@@ -201,7 +166,7 @@ def dpm_solver_path(
 
 
 # The solvers whose trajectories a student can learn the ends of, by the sampler's name.
-PATHS = {"ddim": ddim_path, "dpm": dpm_solver_path}
+PATHS = {"ddim": ddim, "dpm": dpm_solver}
 
 
 class CountedModel:

@@ -129,10 +129,10 @@ class Sampler(litserve.LitAPI):
         settings.batch_size = settings.n
         noise = sampling.seeded_noise(model.shape, settings.n, settings.seed, model.sigma_data)
         noise = noise.to(model.device)
-        generator = sampling.fresh_noise(settings.seed, 0)
+        fresh = sampling.fresh_noise(settings.seed, 0)
         later = range(1, settings.steps if model.stage == "student" else 1)
-        fresh = [torch.randn(noise.shape, generator=generator).to(noise) for _ in later]
-        return Wanted(ticket, name, settings, ending, condition, noise, fresh)
+        added = [fresh(noise) for _ in later]
+        return Wanted(ticket, name, settings, ending, condition, noise, added)
 
     def predict(self, requests: list[Wanted]) -> list[Drawn]:
         """All samples of all requests, in their order."""
@@ -168,9 +168,9 @@ class Sampler(litserve.LitAPI):
             key: torch.cat([one.condition[key] for one in group]).to(model.device)
             for key in model.condition
         }
-        fresh = [torch.cat(parts) for parts in zip(*(one.fresh for one in group), strict=True)]
+        fresh = map(torch.cat, zip(*(one.fresh for one in group), strict=True))
         draw = make_sampler(model, steps=group[0].settings.steps)
-        return iter(model.decoder.decode(draw(network, noise, condition, fresh=fresh)))
+        return iter(model.decoder.decode(draw(network, noise, condition, lambda _: next(fresh))))
 
     def encode_response(self, drawn: Drawn) -> Response:
         """One file as it is, several as a ZIP archive; nothing for a client that has left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from scm_core import dual
 from scm_core.base import distributed
-from scm_core.contract.fields import Condition, Schema
+from scm_core.contract.fields import Condition, Schema, null_condition
 from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.engine import sharding
 from scm_core.engine.replay import Replayed
@@ -133,7 +134,8 @@ class Student(NoisedStage):
         x = SIGMA_DATA * distributed.randn_like(batch.x)
         t = times[before].to(x.dtype) * x.new_ones(len(x))
         if before:
-            x0 = consistency(self.backbone, x, times[:before], SIGMA_DATA, batch.condition)
+            given = (SIGMA_DATA, batch.condition, distributed.randn_like)
+            x0 = consistency(self.backbone, x, times[:before], *given)
             x = self.flow.interpolate(x0, SIGMA_DATA * distributed.randn_like(x0), t)
         F = self.backbone(x / SIGMA_DATA, t, batch.condition)
         return clipped(self.flow.to_data(x, F, t), self.bounds)
@@ -174,7 +176,7 @@ class Student(NoisedStage):
 
     @property
     def guided(self) -> Guided:
-        return Guided(self.replayed, self.config.guidance, self.schema)
+        return Guided(self.replayed, self.config.guidance, partial(null_condition, self.schema))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The fake score has a learning rate of its own, and neither of the two has momentum.
