@@ -241,7 +241,7 @@ def test_sampler(name, half):
 def test_average(where, half):
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1).to(half))
     network = network.to("cuda")
-    average = PowerEMA(network, 0.1, where)
+    average = PowerEMA(network.state_dict(), 0.1, where)
     average.update()
     for key, value in network.state_dict().items():
         kept = average.average[key]

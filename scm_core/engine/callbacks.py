@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, Trainer
+from torch import Tensor
 
 from scm_core.base import console
 from scm_core.data.batches import Shuffled
+from scm_core.engine.sharding import gathered, local, scattered
 from scm_core.engine.stages.stage import Stage
 from scm_core.method.ema import PowerEMA
 
@@ -29,7 +31,10 @@ class AtSteps(Callback):
 
 
 class Averaging(AtSteps):
-    """The power-function average of the backbone, in every checkpoint; it lies on `device`."""
+    """The backbone's EMA, in every checkpoint; it lies on `device`.
+
+    Of a sharded backbone each process averages its own shards; a checkpoint has them whole.
+    """
 
     def __init__(self, sigma_rel: float, device: str | None = None) -> None:
         self.sigma_rel, self.device = sigma_rel, device
@@ -37,21 +42,32 @@ class Averaging(AtSteps):
         self.restored: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, stage: Stage) -> None:
-        self.ema = PowerEMA(stage.backbone, self.sigma_rel, self.device)
+        self.live = stage.backbone.state_dict()
+        shards = {key: local(value) for key, value in self.live.items()}
+        self.ema = PowerEMA(shards, self.sigma_rel, self.device)
         if self.restored:
-            self.ema.load_state_dict(self.restored)
+            self._restore(self.restored)
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         if self.stepped(trainer):
             self.ema.update()
 
+    def whole(self) -> dict[str, Tensor]:
+        """The EMA weights, put together from all processes, which all have to ask for them."""
+        return {key: gathered(value, self.live[key]) for key, value in self.ema.average.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        return self.ema.state_dict() if self.ema else {}
+        return self.ema.state_dict() | {"average": self.whole()} if self.ema else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.restored = state
         if self.ema and state:
-            self.ema.load_state_dict(state)
+            self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        whole = state["average"]
+        shards = {key: scattered(whole[key], value) for key, value in self.live.items()}
+        self.ema.load_state_dict(state | {"average": shards})
 
 
 class Seeding(AtSteps):

@@ -100,7 +100,7 @@ class Run:
             raise KeyboardInterrupt from None
         except DualError as error:  # of an operation in the plugin's backbone
             raise UserError(str(error)) from error
-        average = averaging.ema.whole()
+        average = averaging.whole()
         if trainer.is_global_zero:
             checkpoint.export(
                 exported,
