@@ -40,9 +40,8 @@ from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
 from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA
-from scm_core.data import media
 from scm_core.engine import checkpoint, config, sampling
-from scm_core.evaluation import evaluator, report
+from scm_core.evaluation import evaluator, plots, report
 from scm_core.evaluation.evaluator import Bench, Row
 from scm_core.networks import backbones
 
@@ -115,7 +114,7 @@ def main(arguments: list[str]) -> None:
         tables.append({"name": pair.name, "about": pair.about, "note": pair.note, "rows": rows})
         write_text(out / "headline.json", json.dumps({**about, "tables": tables}, indent=2) + "\n")
         if judged := [row for row in rows if row["distance"] is not None]:
-            media.quality_time_plot(report.points(judged, "distance"), out / f"{pair.name}.png")
+            plots.quality_time_plot(report.points(judged, "distance"), out / f"{pair.name}.png")
     if not cuda:
         say("The networks of 1.5 billion parameters are left out: there is no GPU.")
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from scm_core import dual
 from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA
-from scm_core.data import media
 from scm_core.engine.stages.stage import cosine
+from scm_core.evaluation import plots
 from scm_core.method.losses.consistency import (
     consistency_loss,
     normalise,
@@ -197,7 +197,7 @@ def main(names: list[str]) -> None:
         torch.manual_seed(0)
         curves = case()
         path = PICTURES / f"misbehaving-{case.__name__}.png"
-        print(media.curves_plot(curves, path, ("training step", figure), case.__doc__.rstrip(".")))
+        print(plots.curves_plot(curves, path, ("training step", figure), case.__doc__.rstrip(".")))
         for name, points in curves.items():
             values = [value for _, value in points]
             print(f"  {name}: from {values[0]:.2f} to {values[-1]:.2f}, peak {max(values):.2f}")

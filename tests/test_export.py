@@ -12,7 +12,8 @@ import torch
 import toy_plugin
 from environment import ROOT
 
-from scm_core.apps import export, sample
+from scm_core.apps import export
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base.errors import UserError
 from scm_core.engine import sampling
 
@@ -40,7 +41,7 @@ def test_a_written_graph_draws_what_the_command_draws(tmp_path):
     done = command("modality=image", "format=torch", f"out={tmp_path / 'image.pt2'}")
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"relative error (\S+)", done.stdout)[1]) < 1e-3
-    model = sample.open_checkpoint(None, "image", device="cpu")
+    model = open_checkpoint(None, "image", device="cpu")
     condition = sampling.cycled_condition(model.condition, 5)
     first = sampling.seeded_noise(model.shape, 5, 3, model.sigma_data)
     fresh = sampling.fresh_noise(3, 0)(first)
@@ -76,7 +77,7 @@ def test_a_shipped_student_as_onnx(modality, tmp_path):
     done = command(f"modality={modality}", f"out={path}")
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"relative error (\S+)", done.stdout)[1]) < 1e-3
-    model = sample.open_checkpoint(None, modality, device="cpu")
+    model = open_checkpoint(None, modality, device="cpu")
     noise = np.zeros((2, 5, *model.shape), np.float32)
     condition = sampling.cycled_condition(model.condition, 5)
     fed = {"noise": noise, **{key: value.numpy() for key, value in condition.items()}}

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from scm_core.base.errors import UserError
-from scm_core.data.media import curve_images, image_grid, quality_time_plot, write_png
+from scm_core.data.media import curve_images, image_grid, write_png
+from scm_core.evaluation.plots import quality_time_plot
 
 
 def test_a_grid_shows_every_image_in_reading_order():

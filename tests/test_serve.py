@@ -29,6 +29,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from scm_core.apps import sample, serve
+from scm_core.apps.opening import open_checkpoint
 from scm_core.base.errors import UserError
 from scm_core.data import provenance
 from scm_core.engine import checkpoint
@@ -242,7 +243,7 @@ def test_more_requests_than_may_wait_are_told_so_and_those_that_left_are_not_dra
 def test_drawing_ends_with_the_step_after_which_nobody_waits():
     from scm_core.apps.serving import gate, sampler
 
-    model, places = sample.open_checkpoint(None, "image", device="cpu"), gate.Places(2)
+    model, places = open_checkpoint(None, "image", device="cpu"), gate.Places(2)
     settings = OmegaConf.structured(serve.ServeConfig)
     drawing = sampler.Sampler({"image": sampler.describe(model)}, {}, settings, places)
     tickets, steps = [places.take(), places.take()], []
@@ -381,7 +382,7 @@ def test_a_port_that_is_taken_and_a_missing_extra(address, monkeypatch):
 def test_formats_are_those_that_the_decoder_saves(modality, formats):
     from scm_core.apps.serving.sampler import describe
 
-    model = sample.open_checkpoint(None, modality, device="cpu")
+    model = open_checkpoint(None, modality, device="cpu")
     assert describe(model).formats == formats
 
 

@@ -1,40 +1,33 @@
-"""Measuring a student against its teacher, row by row."""
+"""From the command's arguments to the figures of a student and its teacher."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import hashlib
 import importlib
 import json
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
 import scm_core
 from scm_core.apps.opening import open_checkpoint
-from scm_core.base import console, distributed
+from scm_core.base import console
 from scm_core.base.arguments import parse, place, section
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
-from scm_core.contract.fields import Condition
-from scm_core.contract.spec import DataModule, Features, ModalitySpec
-from scm_core.data import media
+from scm_core.contract.spec import Features, ModalitySpec
 from scm_core.data.latents import fingerprint
 from scm_core.engine import checkpoint, config, foreign
 from scm_core.engine.checkpoint import Checkpoint
-from scm_core.evaluation import evaluator, report
-from scm_core.evaluation.evaluator import Advance, Bench, Plan, Row
-
-REAL, DECODED = "real test set", "real test set, decoded"
+from scm_core.evaluation import evaluator, plots, report
+from scm_core.evaluation.evaluator import Bench, Plan, Row
+from scm_core.evaluation.measuring import Partial, measure
 
 
 @dataclass
@@ -91,102 +84,10 @@ def evaluate(arguments: list[str], first: bool) -> None:
     found = evaluator.ratios(rows, distance, scores)
     figures = {**about, "date": _date(), "rows": rows, "ratios": found}
     write_text(out / "metrics.json", json.dumps(figures, indent=2) + "\n")
-    plot = media.quality_time_plot(report.points(rows, distance), out / "quality_time.png")
+    plot = plots.quality_time_plot(report.points(rows, distance), out / "quality_time.png")
     (out / Partial.NAME).unlink(missing_ok=True)
     report.show(rows, found, bench.features.name, student.spec.bars)
     console.console.print(f"{out / 'metrics.json'}, {plot}")
-
-
-def measure(
-    bench: Bench,
-    plan: Plan,
-    student: Checkpoint,
-    teacher: Checkpoint,
-    data: Any,
-    partial: Partial,
-) -> tuple[list[Row], list[str]]:
-    """All rows, each kept in ``partial`` as soon as it is finished, and the names of the scores.
-
-    The first row is the real test set, the second the same through a decoder that is not exact.
-    """
-    seen = Seen(data)
-    with _progress() as bar:
-        with bar("real training samples", plan.reference) as advance:
-            reference = bench.reference(seen, plan.reference, advance)
-        with bar("real test samples", None) as advance:
-            test = bench.test(seen, advance)
-        partial.compared_with(seen.digest.hexdigest())
-        row = {"model": "real", "n": len(test.features)}
-        if REAL not in partial.rows:
-            partial.add({"name": REAL, **row, **bench.quality(reference, test)})
-        if DECODED not in partial.rows and not student.decoder.exact:
-            with bar(DECODED, len(test.features)) as advance:
-                floor = bench.test(data, advance, through=student.decoder)
-                partial.add({"name": DECODED, **row, **bench.quality(reference, floor)})
-        for setting in evaluator.settings(plan, student.config.student.guidance):
-            if setting.name in partial.rows:
-                continue
-            model = student if setting.model == "student" else teacher
-            with bar(setting.name, bench.n) as advance:
-                samples, cost = bench.draw(model, setting, test.condition, advance)
-                row = {"name": setting.name, **vars(setting), "n": bench.n, **cost}
-                partial.add({**row, **bench.quality(reference, samples)})
-    return list(partial.rows.values()), list(test.scores)
-
-
-class Seen:
-    """A data module, and a hash of all real media and conditions that it has given so far."""
-
-    def __init__(self, data: DataModule) -> None:
-        self.data, self.digest = data, hashlib.sha256()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.data, name)
-
-    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]:
-        """As the data module's own."""
-        for shown, condition in self.data.real(split):
-            for values in (shown, *condition.values()):
-                content = values.cpu().contiguous().view(torch.uint8)
-                self.digest.update(content.numpy().tobytes())
-            yield shown, condition
-
-
-class Partial:
-    """The rows finished so far, in a file that a repeated command goes on from."""
-
-    NAME = "metrics.partial.json"
-
-    def __init__(self, folder: Path, about: Row, writes: bool = True) -> None:
-        """Take the rows that lie there, unless they are about something else.
-
-        Of several processes only one writes, whose rows they all take.
-        """
-        self.path, self.about, self.writes = folder / self.NAME, about, writes
-        self.rows: dict[str, Row] = {}
-        self.media = ""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            found = json.loads(self.path.read_text())
-            if found["about"] == json.loads(json.dumps(about)):
-                self.rows, self.media = dict(found["rows"]), found["media"]
-        self.rows, self.media = distributed.every((self.rows, self.media))[0]
-        self._write()  # so that a folder that cannot be written to is found before hours of work
-
-    def compared_with(self, media: str) -> None:
-        """Forget rows that were compared with other real media than those of this hash."""
-        if media != self.media:
-            self.rows, self.media = {}, media
-
-    def add(self, row: Row) -> None:
-        """Keep a finished row."""
-        self.rows[row["name"]] = row
-        self._write()
-
-    def _write(self) -> None:
-        if not self.writes:
-            return
-        kept = {"about": self.about, "media": self.media, "rows": self.rows}
-        write_text(self.path, json.dumps(kept, indent=2) + "\n")
 
 
 def _preset(settings: DictConfig) -> str:
@@ -262,22 +163,6 @@ def _extractor(features: Features) -> list[str]:
     parts = (features, *getattr(features, "__dict__", {}).values())
     weights = [fingerprint(part) for part in parts if isinstance(part, nn.Module)]
     return [f"{type(features).__module__}:{type(features).__qualname__}", *weights]
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    """A function that opens one bar after another: `with bar(name, total) as advance`."""
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.console, transient=True) as progress:
-
-        @contextlib.contextmanager
-        def bar(name: str, total: int | None) -> Iterator[Advance]:
-            task = progress.add_task(name, total=total)
-            yield lambda n: progress.advance(task, n)
-            progress.remove_task(task)
-            progress.console.print(f"{name}: done")
-
-        yield bar
 
 
 def _date() -> str:

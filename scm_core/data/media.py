@@ -1,4 +1,4 @@
-"""Everything that is written to be looked at or listened to: pictures, plots and sound files.
+"""Everything that is written to be looked at or listened to: pictures, clips and sound files.
 
 Files say how they were made where `scm_core.data.provenance.stating` has something to say.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import wave
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +30,6 @@ PADDING = 2
 GIF_SIZE = 128  # tiny clips are magnified until a side is about this long
 H264 = ("libx264", "yuv420p", "16")  # codec, pixels, and a quality that eyes take for lossless
 QUICK = {"preset": "veryfast", "threads": "1"}  # short clips are done before threads have begun
-COLOURS = ("#3366aa", "#dd7722", "#228855", "#aa3355", "#7755aa", "#777777")
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
@@ -57,6 +56,27 @@ def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
     return picture
 
 
+def write_file(path: str | Path, write: Callable[[Any], Any]) -> Path:
+    """Write a file whole and signed, or not at all; return its path.
+
+    Raises UserError when it cannot be written.
+    """
+    path, sign = Path(path), provenance.signature()
+    try:
+        with whole(path) as part, open(part, "wb") as file:
+            if sign:
+                write(content := BytesIO())
+                file.write(sign(content, path.name))
+            else:
+                write(file)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path} cannot be written: {reason}; free space or choose another out=."
+        ) from error
+    return path
+
+
 def write_png(picture: Tensor, path: str | Path) -> Path:
     """Write a uint8 picture (H, W) or (H, W, 1 | 3 | 4) whole or not at all; return its path.
 
@@ -67,7 +87,7 @@ def write_png(picture: Tensor, path: str | Path) -> Path:
     info = PngInfo()
     if said := provenance.comment():
         info.add_itxt(provenance.KEY, said)
-    return _whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+    return write_file(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 
 def spectrogram_images(log_mels: Tensor) -> Tensor:
@@ -104,7 +124,7 @@ def write_sound(waveform: Tensor, path: str | Path, sample_rate: int) -> Path:
     values = values / values.abs().amax().clamp(min=1)
     samples = (values * 32767).round().to(torch.int16).numpy()
     write = {".wav": _write_wav, ".flac": _write_flac}[Path(path).suffix]
-    return _whole(path, lambda file: write(file, samples, sample_rate))
+    return write_file(path, lambda file: write(file, samples, sample_rate))
 
 
 def contact_sheet(clips: Tensor) -> Tensor:
@@ -136,7 +156,7 @@ def write_video(clip: Tensor, path: str | Path, fps: float, lossless: bool = Fal
             for packet in stream.encode(None):
                 container.mux(packet)
 
-    return _whole(path, write)
+    return write_file(path, write)
 
 
 def write_gif(clip: Tensor, path: str | Path, fps: float) -> Path:
@@ -154,56 +174,7 @@ def write_gif(clip: Tensor, path: str | Path, fps: float) -> Path:
     options = {"save_all": True, "append_images": rest, "duration": durations, "loop": 0}
     if said := provenance.comment():
         options["comment"] = said.encode()
-    return _whole(path, lambda file: first.save(file, format="GIF", **options))
-
-
-def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Plot distance against seconds per sample into a PNG and return its path.
-
-    A row is {name, seconds_per_sample, distance, nfe}; rows of one name are one line, and each
-    point carries its NFE. Time is logarithmic, and so is distance when it spans a decade.
-    """
-    figure, axes = _axes(
-        "seconds per sample", "distance to real data", "Quality against time (lower left is better)"
-    )
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    for name, colour in zip(names, COLOURS * len(names), strict=False):
-        points = sorted(
-            (row["seconds_per_sample"], row["distance"], row["nfe"])
-            for row in rows
-            if row["name"] == name
-        )
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=name)
-        for seconds, distance, nfe in points:
-            axes.annotate(
-                f"{nfe:g}", (seconds, distance), (5, 5), textcoords="offset points", color=colour
-            )
-    axes.margins(0.12)
-    _log_scale(axes, "x")
-    distances = [row["distance"] for row in rows]
-    if distances and max(distances) > 10 * min(distances) > 0:
-        _log_scale(axes, "y")
-    if rows:
-        axes.legend(frameon=False, title="number = NFE")
-    return _whole(path, lambda file: figure.savefig(file, format="png"))
-
-
-def curves_plot(
-    curves: Mapping[str, Sequence[tuple[float, float]]],
-    path: str | Path,
-    labels: tuple[str, str],
-    title: str,
-) -> Path:
-    """Plot named curves of (x, y) into a PNG and return its path; y is logarithmic.
-
-    ``labels`` are those of the two axes.
-    """
-    figure, axes = _axes(*labels, title)
-    for (name, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
-        axes.plot(*zip(*points, strict=True), color=colour, label=name)
-    _log_scale(axes, "y")
-    axes.legend(frameon=False)
-    return _whole(path, lambda file: figure.savefig(file, format="png"))
+    return write_file(path, lambda file: first.save(file, format="GIF", **options))
 
 
 def _write_wav(file: Any, samples: np.ndarray, sample_rate: int) -> None:
@@ -236,55 +207,9 @@ def _tag(container: Any) -> None:
         container.metadata["comment"] = said
 
 
-def _axes(xlabel: str, ylabel: str, title: str) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only to plot
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_title(title, loc="left", fontsize=12)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _log_scale(axes: Any, name: str) -> None:
-    axes.set(**{f"{name}scale": "log"})
-    axis = getattr(axes, f"{name}axis")
-    axis.set_major_formatter(_log_tick)
-    axis.set_minor_formatter(_log_tick)
-
-
-def _log_tick(value: float, _: int) -> str:
-    """Plain figures at 1, 2 and 5 of every decade."""
-    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
-
-
 def _opaque(images: Tensor) -> Tensor:
     """RGB from grey by repetition, from RGBA by laying it on white."""
     if images.shape[1] == 4:
         alpha = images[:, 3:].float() / 255
         return (images[:, :3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
     return images.expand(-1, 3, -1, -1)
-
-
-def _whole(path: str | Path, write: Callable[[Any], Any]) -> Path:
-    """Write beside ``path`` and rename, so that a file is never seen half-written or unsigned."""
-    path, sign = Path(path), provenance.signature()
-    try:
-        with whole(path) as part, open(part, "wb") as file:
-            if sign:
-                write(content := BytesIO())
-                file.write(sign(content, path.name))
-            else:
-                write(file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{path} cannot be written: {reason}; free space or choose another out=."
-        ) from error
-    return path

@@ -1,0 +1,88 @@
+"""Plots of what was measured, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scm_core.data.media import write_file
+
+COLOURS = ("#3366aa", "#dd7722", "#228855", "#aa3355", "#7755aa", "#777777")
+
+
+def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+    """Plot distance against seconds per sample into a PNG and return its path.
+
+    A row is {name, seconds_per_sample, distance, nfe}; rows of one name are one line, and each
+    point carries its NFE. Time is logarithmic, and so is distance when it spans a decade.
+    """
+    figure, axes = _axes(
+        "seconds per sample", "distance to real data", "Quality against time (lower left is better)"
+    )
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        points = sorted(
+            (row["seconds_per_sample"], row["distance"], row["nfe"])
+            for row in rows
+            if row["name"] == name
+        )
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=name)
+        for seconds, distance, nfe in points:
+            axes.annotate(
+                f"{nfe:g}", (seconds, distance), (5, 5), textcoords="offset points", color=colour
+            )
+    axes.margins(0.12)
+    _log_scale(axes, "x")
+    distances = [row["distance"] for row in rows]
+    if distances and max(distances) > 10 * min(distances) > 0:
+        _log_scale(axes, "y")
+    if rows:
+        axes.legend(frameon=False, title="number = NFE")
+    return write_file(path, lambda file: figure.savefig(file, format="png"))
+
+
+def curves_plot(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    labels: tuple[str, str],
+    title: str,
+) -> Path:
+    """Plot named curves of (x, y) into a PNG and return its path; y is logarithmic.
+
+    ``labels`` are those of the two axes.
+    """
+    figure, axes = _axes(*labels, title)
+    for (name, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, label=name)
+    _log_scale(axes, "y")
+    axes.legend(frameon=False)
+    return write_file(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _axes(xlabel: str, ylabel: str, title: str) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only to plot
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _log_scale(axes: Any, name: str) -> None:
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_major_formatter(_log_tick)
+    axis.set_minor_formatter(_log_tick)
+
+
+def _log_tick(value: float, _: int) -> str:
+    """Plain figures at 1, 2 and 5 of every decade."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
