@@ -20,7 +20,7 @@ from timing import seconds, student_rate
 
 from modalities.image.data import ImageData, ImageDataModule
 from modalities.image.folder import Files
-from scm_core.apps import pack
+from scm_core.apps.sharing import pack
 from scm_core.contract.config import Limits
 from scm_core.data import shards
 from scm_core.networks.backbones.transformer import Transformer

@@ -11,7 +11,7 @@ Keys (key=value):
   allowed_hosts=NAME the page's name, or a list, where it is opened by one: behind a proxy, say
 """
 
-from scm_core.apps.demo import main
+from scm_core.apps.page.demo import main
 from scm_core.base import console
 
 if __name__ == "__main__":

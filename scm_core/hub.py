@@ -12,7 +12,7 @@ Keys (key=value):
 To use it: checkpoint=FOLDER, or checkpoint=hub:OWNER/NAME, with sample and evaluate.
 """
 
-from scm_core.apps.hub import main
+from scm_core.apps.sharing.hub import main
 from scm_core.base import console
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ It is complete and can be installed, checked, trained and sampled at once, on da
 stand-in for yours.
 """
 
-from scm_core.apps.new_modality import main
+from scm_core.apps.scaffold.new_modality import main
 from scm_core.base import console
 
 if __name__ == "__main__":

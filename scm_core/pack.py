@@ -8,7 +8,7 @@ To train on them: data.name=folder data.root=OUT, with the same result as from t
 Interrupted, the same command goes on.
 """
 
-from scm_core.apps.pack import main
+from scm_core.apps.sharing.pack import main
 from scm_core.base import console
 
 if __name__ == "__main__":

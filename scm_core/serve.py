@@ -17,7 +17,7 @@ To draw: curl --json '{"modality": "image", "seed": 3}' -o 3.png 127.0.0.1:8000/
 Requests, answers and limits are described at /docs and in docs/server.md.
 """
 
-from scm_core.apps.serve import main
+from scm_core.apps.serving.serve import main
 from scm_core.base import console
 
 if __name__ == "__main__":

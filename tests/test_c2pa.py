@@ -22,9 +22,10 @@ from test_provenance import FACTS, WRITE
 
 import scm_core
 from scm_core.apps import sample
+from scm_core.apps.sharing import signing
 from scm_core.base import console
 from scm_core.base.errors import UserError
-from scm_core.data import provenance, signing
+from scm_core.data import provenance
 
 c2pa = pytest.importorskip("c2pa")
 from certificates import DAY, REFUSED, TAKEN, Issuer  # noqa: E402

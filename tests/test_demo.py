@@ -14,9 +14,8 @@ import pytest
 import toy_plugin
 from strangers import install
 
-import scm_core
-from scm_core.apps.demo import main, open_tabs
-from scm_core.apps.live import conditions
+from scm_core.apps.page.demo import main, open_tabs
+from scm_core.apps.page.live import conditions
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label, Vector
 from scm_core.data import provenance
@@ -45,7 +44,7 @@ def test_a_plugin_of_another_package_gets_a_tab_and_a_broken_one_a_sentence(toy)
     assert drawn.lasts is None and tabs["toy"].teacher is None
     with pytest.raises(UserError, match="no class '9'"):
         tabs["toy"].draw({"pitch": "9"})
-    page = pytest.importorskip("scm_core.apps.page", exc_type=ImportError)
+    page = pytest.importorskip("scm_core.apps.page.page", exc_type=ImportError)
     shown = str(page.build(tabs).get_config_file())
     assert "Toy" in shown and "out of luck" in shown
     assert "&lt;b&gt;" in page.notice("<b>")
@@ -72,7 +71,7 @@ def test_classes_go_in_turn_from_the_seed_on():
 
 
 def test_controls_follow_the_schema():
-    page = pytest.importorskip("scm_core.apps.page", exc_type=ImportError)
+    page = pytest.importorskip("scm_core.apps.page.page", exc_type=ImportError)
     kind, pitch, pose = page.controls(SCHEMA).values()
     assert [name for _, name in kind.choices] == ["", "a", "b", "c"]
     assert (pitch.minimum, pitch.maximum, pose.get_block_name()) == (59, 63, "textbox")
@@ -84,8 +83,8 @@ def test_controls_follow_the_schema():
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "scm_core.apps.page", raising=False)
-    monkeypatch.delattr(scm_core, "page", raising=False)
+    monkeypatch.delitem(sys.modules, "scm_core.apps.page.page", raising=False)
+    monkeypatch.delattr("scm_core.apps.page.page", raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'scm-core\[demo\]'"):
         main([])
@@ -93,7 +92,7 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch):
 
 def test_the_page_takes_no_files_and_answers_no_other_site(toy, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "kept"))
-    page = pytest.importorskip("scm_core.apps.page", exc_type=ImportError)
+    page = pytest.importorskip("scm_core.apps.page.page", exc_type=ImportError)
     part = b"--B\r\nContent-Disposition: form-data; name=files; filename=x\r\n\r\nx\r\n--B--\r\n"
     file = {"path": "http://127.0.0.1:1/x", "meta": {"_type": "gradio.FileData"}}
     seen = {}

@@ -11,7 +11,7 @@ pytest.importorskip("httpx")
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from scm_core.apps import guard
+from scm_core.apps.web import guard
 
 HERE = "127.0.0.1"
 

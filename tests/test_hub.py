@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scm_core.apps import hub
 from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.sharing import download, hub
 from scm_core.base.errors import UserError
 from scm_core.engine import checkpoint
 
@@ -137,4 +137,4 @@ def test_what_cannot_be_shared_is_one_sentence(tmp_path, monkeypatch):
     assert done.returncode == 2 and "no checkpoint at" in done.stderr
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'scm-core\[hub\]'"):
-        hub.find("hub:a/b")
+        download.find("hub:a/b")

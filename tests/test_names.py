@@ -12,7 +12,8 @@ from PIL import Image
 
 from modalities.audio.recordings import speech_commands
 from modalities.video.data import VideoData, VideoDataModule
-from scm_core.apps import hub, sample
+from scm_core.apps import sample
+from scm_core.apps.sharing import hub
 from scm_core.base.errors import UserError
 from scm_core.data import provenance
 from scm_core.data.folders import classified

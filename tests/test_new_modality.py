@@ -6,7 +6,7 @@ import sys
 import pytest
 from environment import PIP, Environment
 
-from scm_core.apps import new_modality
+from scm_core.apps.scaffold import new_modality
 from scm_core.base import console
 
 

@@ -28,8 +28,9 @@ from hypothesis import HealthCheck, given, settings
 from omegaconf import OmegaConf
 from PIL import Image
 
-from scm_core.apps import sample, serve
+from scm_core.apps import sample
 from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.serving import serve
 from scm_core.base.errors import UserError
 from scm_core.data import provenance
 from scm_core.engine import checkpoint
@@ -215,7 +216,7 @@ def asked(address, body, length=None):
 
 def test_slow_clients_lock_nobody_out(address):
     """More of them than requests may wait, and more than connections may dawdle."""
-    from scm_core.apps.connection import DAWDLING
+    from scm_core.apps.web.connection import DAWDLING
 
     slow = [asked(address, b"{", length=10) for _ in range(DAWDLING + 20)]
     assert metric(address, "scm_requests_waiting") == 0
@@ -270,7 +271,7 @@ LARGE = b" " * 10_000_000  # more than fits on the way
 )
 def test_a_client_that_does_not_get_on_is_disconnected(monkeypatch, headers):
     """One that asks too slowly, and one that asks and takes no answer."""
-    from scm_core.apps import connection
+    from scm_core.apps.web import connection
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})

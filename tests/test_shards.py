@@ -23,7 +23,7 @@ from modalities.image.folder import read_folder
 from modalities.video.data import VideoData
 from modalities.video.folder import read_folder as read_videos
 from modalities.video.folder import read_frames
-from scm_core.apps import pack
+from scm_core.apps.sharing import pack
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.data import shards

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scm_core.apps import hub
+from scm_core.apps.sharing import download
 from scm_core.base.arguments import Words
 from scm_core.base.device import best_device
 from scm_core.base.errors import UserError
@@ -26,8 +26,8 @@ def open_checkpoint(
     """
     device = device or best_device()
     if path:
-        shared = path.startswith(hub.PREFIX) or Path(path).is_dir()
-        return checkpoint.load(hub.find(path) if shared else path, modality, device, decoder)
+        shared = path.startswith(download.PREFIX) or Path(path).is_dir()
+        return checkpoint.load(download.find(path) if shared else path, modality, device, decoder)
     if not modality:
         raise UserError("sample from what? give checkpoint=FILE, or modality=NAME")
     spec = modalities.get(modality)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from scm_core.apps.sharing import signing
 from scm_core.base import console
 from scm_core.base.errors import UserError
-from scm_core.data import signing
 from scm_core.data.provenance import has_manifest, read
 
 TRUST = "trust="

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import scm_core
+from scm_core.apps.sharing.signing import Signer
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition
 from scm_core.data import media, provenance
-from scm_core.data.signing import Signer
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.sampling import SAMPLER, STEPS, TEACHER_STEPS, SignConfig
 

@@ -15,11 +15,10 @@ from contextvars import ContextVar
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
-from scm_core.data import signing
 from scm_core.data.limits import container, picture
 
 KEY = "scm-core"  # of a PNG's text; elsewhere the facts are the comment
@@ -29,11 +28,19 @@ MANIFEST = b"jumdc2pa\0"  # in every format, where a C2PA manifest begins
 Facts = dict[str, Any]
 Sign = Callable[[BytesIO, str], bytes]  # of a file and its name
 
+
+class Signer(Protocol):
+    """Signs what is written."""
+
+    def sign(self, file: BytesIO, name: str, facts: Facts) -> bytes:
+        """A file that is to have that name, with a signature under it and the facts."""
+
+
 _stated: ContextVar[tuple[str | None, Sign | None]] = ContextVar("stated", default=(None, None))
 
 
 @contextlib.contextmanager
-def stating(facts: Facts, signer: signing.Signer | None = None) -> Iterator[None]:
+def stating(facts: Facts, signer: Signer | None = None) -> Iterator[None]:
     """Files that `media` writes inside say this, which is plain containers, signed."""
     sign = partial(signer.sign, facts=facts) if signer else None
     token = _stated.set((json.dumps({KEY: facts}), sign))

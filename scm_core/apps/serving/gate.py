@@ -12,8 +12,8 @@ from multiprocessing.sharedctypes import RawArray
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scm_core.apps.guard import refusal
 from scm_core.apps.serving.http import PATH, TICKET, TOGETHER, Ticket
+from scm_core.apps.web.guard import refusal
 
 REQUESTS = Counter("scm_requests", "Answers to requests for samples", ["status"])
 SECONDS = Histogram("scm_request_seconds", "From a request to its answer")

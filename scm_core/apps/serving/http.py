@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 import scm_core
-from scm_core.apps.guard import TOO_LARGE, refusal
+from scm_core.apps.web.guard import TOO_LARGE, refusal
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label, Schema, Vector
 from scm_core.engine.sampling import parse_condition

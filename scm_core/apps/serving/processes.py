@@ -17,11 +17,11 @@ import litserve
 from litserve.utils import WorkerSetupStatus
 from omegaconf import DictConfig
 
-from scm_core.apps.connection import Connection
-from scm_core.apps.guard import Guard
 from scm_core.apps.serving import http
 from scm_core.apps.serving.gate import Gate, Places
 from scm_core.apps.serving.sampler import Sampler
+from scm_core.apps.web.connection import Connection
+from scm_core.apps.web.guard import Guard
 from scm_core.base import distributed
 from scm_core.base.errors import UserError
 

@@ -25,9 +25,9 @@ from fastapi import FastAPI
 from gradio.components import Component
 from starlette.middleware import Middleware
 
-from scm_core.apps.connection import Connection
-from scm_core.apps.guard import EVERYWHERE, Guard, reach
-from scm_core.apps.live import REFERENCE, Drawn, File, Live
+from scm_core.apps.page.live import REFERENCE, Drawn, File, Live
+from scm_core.apps.web.connection import Connection
+from scm_core.apps.web.guard import EVERYWHERE, Guard, reach
 from scm_core.base import console
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label, Schema, Vector

@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> None:
     settings = config.merge(OmegaConf.structured(ServeConfig), ("command line", words))
     check(settings)
     try:
-        from scm_core.apps import guard
         from scm_core.apps.serving import processes, sampler
+        from scm_core.apps.web import guard
     except ModuleNotFoundError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from None
     names = settings.modality if isinstance(settings.modality, ListConfig) else [settings.modality]

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.sharing.download import NEEDS, PREFIX, STUDENT
 from scm_core.base import console
 from scm_core.base.arguments import parse, place, section
 from scm_core.base.errors import UserError, first_line, visible
@@ -16,13 +18,10 @@ from scm_core.base.files import copy, write_text
 from scm_core.engine import checkpoint, config
 from scm_core.engine.checkpoint import Checkpoint
 
-PREFIX = "hub:"
-STUDENT = "student.safetensors"
 WEIGHTS = ("teacher.safetensors", "decoder.safetensors")  # beside it
 FIGURES = ("metrics.json", "quality_time.png")
 CARD = "README.md"
 UNEVALUATED = "It has not been evaluated."
-NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
 
 @dataclass
@@ -39,9 +38,6 @@ class ShareConfig:
 
 def main(arguments: list[str]) -> None:
     """Write the folder, and upload it where that is asked for."""
-    from scm_core.apps.opening import (
-        open_checkpoint,  # which finds models of the hub by this module
-    )
 
     known = OmegaConf.structured(ShareConfig)
     words = parse(arguments)
@@ -89,22 +85,6 @@ def _beside(student: Path, name: str) -> Path | None:
     """A file beside a student, None where there is none or it is a link to somewhere else."""
     found = student.with_name(name).resolve()
     return found if found.is_file() and found.parent == student.resolve().parent else None
-
-
-def find(name: str) -> Path:
-    """The student in a folder, or of `hub:OWNER/NAME`, which is downloaded once."""
-    if not name.startswith(PREFIX):
-        return Path(name) / STUDENT
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(NEEDS) from None
-    patterns = ["*.safetensors", "*.json"]
-    try:
-        folder = snapshot_download(name.removeprefix(PREFIX), allow_patterns=patterns)
-    except Exception as error:  # the hub and the network fail in many ways
-        raise UserError(f"{name} cannot be downloaded: {first_line(error)}") from error
-    return Path(folder) / STUDENT
 
 
 def upload(folder: Path, files: list[str], repository: str) -> str:

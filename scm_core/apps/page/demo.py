@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from scm_core.apps.live import Live
 from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.page.live import Live
 from scm_core.base import console
 from scm_core.base.arguments import Words, parse, place, section
 from scm_core.base.errors import UserError
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     settings = config.merge(known, ("command line", words))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it is read when gradio is imported
     try:
-        from scm_core.apps import page
+        from scm_core.apps.page import page
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "gradio":
             raise

@@ -1,0 +1,1 @@
+"""The live page behind `python -m scm_core.demo`."""
