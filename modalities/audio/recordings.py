@@ -24,7 +24,7 @@ from scm_core.contract.config import Limits
 from scm_core.contract.fields import Label
 from scm_core.data.cache import CACHE
 from scm_core.data.folders import Classes, Skipped, again, classified, identity
-from scm_core.data.limits import container, frames
+from scm_core.data.limits import container, frames, unpacking
 from scm_core.data.prepared import Joined, Rows, contents, prepare
 from scm_core.data.shards import File
 
@@ -190,7 +190,8 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
     if folder is None:
         try:
             home.mkdir(parents=True, exist_ok=True)
-            torchaudio.datasets.SPEECHCOMMANDS(home, download=True)
+            with unpacking():
+                torchaudio.datasets.SPEECHCOMMANDS(home, download=True)
         except (OSError, RuntimeError, tarfile.TarError) as error:
             reason = first_line(error).rstrip(".:")
             raise UserError(

@@ -22,6 +22,7 @@ from scm_core.base.errors import UserError, first_line
 from scm_core.contract.fields import Condition
 from scm_core.data.batches import stated
 from scm_core.data.cache import CACHE
+from scm_core.data.limits import unpacking
 
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
 LARGEST = 1 << 26  # bytes of an unpacked idx file; the training images are 47 million
@@ -159,7 +160,7 @@ def _download(name: str, advice: str) -> Iterator[None]:
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), unpacking():
             yield
     except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = first_line(error).rstrip(".:")

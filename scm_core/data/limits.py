@@ -28,11 +28,24 @@ def _unpack_nothing(*_: Any, **__: Any) -> None:
     raise tarfile.TarError("Python before 3.11.4 does not keep what it unpacks in its folder")
 
 
-# What libraries of data sets unpack stays in its folder, which is Python's own rule from 3.14 on.
-if hasattr(tarfile, "data_filter"):
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
-else:
-    tarfile.TarFile.extract = tarfile.TarFile.extractall = _unpack_nothing
+@contextlib.contextmanager
+def unpacking() -> Iterator[None]:
+    """Inside, what libraries unpack of a tar file stays in its folder, Python's rule from 3.14 on.
+
+    Raises tarfile.TarError for what would not, and for all of it where Python knows no such rule.
+    """
+    if hasattr(tarfile, "data_filter"):
+        rules = {"extraction_filter": staticmethod(tarfile.data_filter)}
+    else:
+        rules = {"extract": _unpack_nothing, "extractall": _unpack_nothing}
+    before = {name: vars(tarfile.TarFile)[name] for name in rules}
+    for name, rule in rules.items():
+        setattr(tarfile.TarFile, name, rule)
+    try:
+        yield
+    finally:
+        for name, rule in before.items():
+            setattr(tarfile.TarFile, name, rule)
 
 
 class Watched:
