@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from scm_core.apps import evaluate, sample
+from scm_core.apps import evaluate, provenance, sample
 from scm_core.apps.sharing import hub, pack
 from scm_core.base import console
-from scm_core.data import provenance
 from scm_core.engine import run
 
 MODULES = {"train": run, "sample": sample, "evaluate": evaluate, "provenance": provenance}

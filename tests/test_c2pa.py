@@ -21,6 +21,7 @@ from test_fuzz import HOW, damaged
 from test_provenance import FACTS, WRITE
 
 import scm_core
+from scm_core.apps import provenance as command
 from scm_core.apps import sample
 from scm_core.apps.sharing import signing
 from scm_core.base import console
@@ -68,7 +69,7 @@ def says(monkeypatch, capfd):
     def says(*words):
         monkeypatch.setattr(sys, "argv", ["provenance", *map(str, words)])
         with pytest.raises(SystemExit) as caught:
-            console.run(provenance.main, "")
+            console.run(command.main, "")
         said = capfd.readouterr()
         assert caught.value.code == 0, said.err
         return said.out
@@ -164,7 +165,7 @@ def test_damage_is_a_sentence(drawn, tmp_path, suffix):
         path = tmp_path / f"{seed}{suffix}"
         path.write_bytes(damaged(content, HOW[seed % len(HOW)], random.Random(seed)))
         try:
-            provenance.main([str(path)])
+            command.main([str(path)])
         except UserError as error:
             refusals.append(str(error))
     assert len(refusals) > 12 and not any("\n" in said for said in refusals)

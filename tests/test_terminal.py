@@ -9,9 +9,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
 
+from scm_core.apps import provenance
 from scm_core.base import console
 from scm_core.base.errors import visible
-from scm_core.data import provenance
 
 HOSTILE = (
     *("\x1b[2J", "\r", "\n", "\x07", "\x08", "\x00", "\x7f"),
