@@ -7,8 +7,7 @@ from pydantic import TypeAdapter
 
 from scm_core.apps.serving.http import condition_type
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Label
-from scm_core.engine.sampling import parse_condition
+from scm_core.contract.fields import Label, parse_condition
 
 ODD = ("a", "b", "a,b", "[x]", "[x],b", "me@home", "*", "two words", "#1", "yes", "'q'")
 
@@ -41,7 +40,7 @@ def test_a_number_is_a_name_where_names_are_numbers():
 def test_a_name_as_it_stands_is_no_syntax(name):
     assert classes(ODD, name) == [name]
     label = Label(len(ODD), ODD)
-    assert label.parse_list(label.shown(ODD.index(name))) == [ODD.index(name)]
+    assert label.parse_list(label.show(ODD.index(name))) == [ODD.index(name)]
     assert classes(ODD, f"[two words,{name},*]", 3) == ["two words", name, "*"]
     assert classes(ODD, [name, "b"], 2) == [name, "b"]  # as a server is asked
 

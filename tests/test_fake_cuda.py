@@ -142,7 +142,7 @@ def configured(modality, *words):
     """The modality, its configuration, and the shape and the conditions of its shipped samples."""
     described, _ = read(ROOT / "checkpoints" / modality / "student.safetensors")
     spec, config = load([f"modality={modality}", *words])
-    return spec, config, described["shape"], schema_from_dict(described["condition"])
+    return spec, config, described["shape"], schema_from_dict(described["condition"], spec.fields)
 
 
 def small(shape, schema, **options):

@@ -12,14 +12,9 @@ from scm_core.apps.writing import provenance_of, samples_in, signer_of, unsigned
 from scm_core.base import console
 from scm_core.base.arguments import parse, section, word
 from scm_core.base.errors import UserError
+from scm_core.contract.fields import parse_condition
 from scm_core.engine import config
-from scm_core.engine.sampling import (
-    SampleConfig,
-    make_sampler,
-    parse_condition,
-    refuse_null,
-    sample_all,
-)
+from scm_core.engine.sampling import SampleConfig, make_sampler, refuse_null, sample_all
 
 
 def main(arguments: list[str]) -> None:

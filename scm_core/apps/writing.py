@@ -9,7 +9,7 @@ from typing import Any
 import scm_core
 from scm_core.apps.sharing.signing import Signer
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition
+from scm_core.contract.fields import Condition, shown
 from scm_core.data import media, provenance
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.sampling import SAMPLER, STEPS, TEACHER_STEPS, SignConfig
@@ -75,8 +75,5 @@ def provenance_of(model: Checkpoint, settings: Any, condition: Condition) -> lis
         "n": settings.n,
         "batch_size": settings.batch_size,
     }
-    named = [
-        {key: model.condition[key].shown(value[i]) for key, value in condition.items()}
-        for i in range(settings.n)
-    ]
+    named = [shown(model.condition, condition, i) for i in range(settings.n)]
     return [whole, *({**whole, "sample": i, **given} for i, given in enumerate(named))]

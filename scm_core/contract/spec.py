@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition, Schema
+from scm_core.contract.fields import Condition, Field, Schema
 
 API_VERSION = 1
 GROUP = "scm_core.modalities"
@@ -96,6 +96,7 @@ class ModalitySpec:
     `statistics`. `build_judge` returns per-sample scores of media against their condition, by name.
     `evaluation_samples` replaces the number of samples of an evaluation's preset, and `bars` says
     what two steps ought to reach, by the name of a ratio in `scm_core.evaluation.evaluator.ratios`.
+    `fields` are kinds of condition fields that it brings itself, for a checkpoint to find them.
 
     With `build_autoencoder` samples are latents: given the configuration, the shape of the data
     module's samples and its statistics, it returns a module whose `encode` maps those samples to
@@ -118,6 +119,7 @@ class ModalitySpec:
     checkpoints: Path | None = None
     evaluation_samples: Mapping[str, int] = field(default_factory=dict)
     bars: Mapping[str, float] = field(default_factory=dict)
+    fields: tuple[type[Field], ...] = ()
     api_version: int = API_VERSION
 
     def backbone(

@@ -196,7 +196,8 @@ def _built(
     config = configuration.merge(config, ("command line", words))
     of_data = {key: places.pop(key) for key in list(places) if key.startswith("data.")}
     foreign.refuse(path, places, words)
-    shape, condition = tuple(described["shape"]), schema_from_dict(described["condition"])
+    shape = tuple(described["shape"])
+    condition = schema_from_dict(described["condition"], spec.fields)
     weights, of_autoencoder = split(weights)
     about = shape, condition, described["statistics"]
     backbone = _network(lambda: spec.backbone(config, *about), weights, path)

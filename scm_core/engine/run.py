@@ -19,7 +19,7 @@ from scm_core.base import console
 from scm_core.base.claim import agreed
 from scm_core.base.errors import UserError
 from scm_core.base.files import Lock, write_text
-from scm_core.contract.fields import Schema, Vector, schema_to_dict, with_examples
+from scm_core.contract.fields import Schema, schema_to_dict, with_examples
 from scm_core.contract.spec import SIGMA_DATA, DataModule, Decoder, ModalitySpec
 from scm_core.data.batches import spread
 from scm_core.data.latents import LatentDecoder, Latents, latent_shape, run
@@ -119,9 +119,9 @@ class Run:
 
     @property
     def schema(self) -> Schema:
-        """The data's, with held-out conditions as examples where there is a vector."""
+        """The data's, with held-out conditions as examples where a field needs them."""
         schema = self.data.condition
-        size = sum(field.size for field in schema.values() if isinstance(field, Vector))
+        size = sum(field.null(1).numel() for field in schema.values() if not field.enumerable)
         if not size:
             return schema
         n = max(1, min(EXAMPLES, NUMBERS // size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from scm_core.base import distributed
 from scm_core.base.arguments import place
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition, Label, Schema, Vector, null_condition
+from scm_core.contract.fields import Condition, Schema, null_condition, parse_condition
 from scm_core.engine import config as configuration
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.method import samplers
@@ -57,35 +57,15 @@ def cycled_condition(schema: Schema, n: int) -> Condition:
 
     Vectors without examples stay null, which a teacher has learnt and a student has not.
     """
-    condition, turn = {}, torch.arange(n)
-    for key, field in schema.items():
-        if field.examples:
-            condition[key] = torch.tensor(field.examples)[turn % len(field.examples)]
-        else:
-            condition[key] = turn % field.classes if isinstance(field, Label) else field.null(n)
-    return condition
-
-
-def parse_condition(schema: Schema, asked: Mapping[str, str | list[str]], n: int) -> Condition:
-    """`n` conditions from the words given; a list cycles, what is not given goes in turn."""
-    condition = cycled_condition(schema, n)
-    for key, value in asked.items():
-        field = schema[key]
-        if isinstance(value, list):
-            values = [field.parse(word) for word in value]
-        else:
-            values = field.parse_list(value) if isinstance(field, Label) else [field.parse(value)]
-        parsed = torch.tensor(values)
-        condition[key] = parsed[torch.arange(n) % len(parsed)]
-    return condition
+    return parse_condition(schema, {}, n)
 
 
 def refuse_null(model: Checkpoint, condition: Condition) -> None:
-    """UserError where a student would be asked for a vector that it has never seen, the null."""
-    vectors = [key for key, kind in model.condition.items() if isinstance(kind, Vector)]
-    if model.stage == "student" and (null := [k for k in vectors if not condition[k].any()]):
-        key = null[0]
-        raise UserError(f"{model.path} holds no {key} to draw by: give {key}=NUMBER,NUMBER,...")
+    """UserError where a student would be asked for what it has never seen, a null condition."""
+    for key, value in condition.items() if model.stage == "student" else ():
+        kind = model.condition[key]
+        if torch.equal(value, kind.null(len(value))):
+            raise UserError(f"{model.path} holds no {key} to draw by: give {key}={kind.form}")
 
 
 def seeded_noise(

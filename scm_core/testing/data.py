@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm_core.contract.fields import Label
+from scm_core.base.errors import UserError
 from scm_core.contract.spec import SIGMA_DATA
 from scm_core.data.batches import Shuffled
 from scm_core.engine.sampling import SampleConfig
@@ -91,19 +91,15 @@ def condition(subject: Subject) -> str:
             )
         for key, field in schema.items():
             null, value = field.null(len(x)), given[key]
-            if value.shape != null.shape or value.dtype != null.dtype:
-                raise Fault(
-                    f"{key} is {value.dtype} {tuple(value.shape)}",
-                    f"{field} wants {null.dtype} {tuple(null.shape)}",
-                )
-            outside = (
-                isinstance(field, Label) and not 0 <= value.min() <= value.max() < field.classes
+            wanted = (
+                f"{field} wants {null.dtype} {tuple(null.shape)}, and no null for a real sample"
             )
-            if outside or (value == null).reshape(len(x), -1).all(1).any():
-                raise Fault(
-                    f"{key} is from {value.min()} to {value.max()}",
-                    f"{field} allows classes from 0 and, for a real sample, no null value",
-                )
+            try:
+                field.validate(value)
+            except UserError as error:
+                raise Fault(f"{key}: {error}", wanted) from error
+            if (value == null).reshape(len(x), -1).all(1).any():
+                raise Fault(f"{key} is null for some samples", wanted)
     return ", ".join(f"{key} {type(field).__name__}" for key, field in schema.items()) or "none"
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from scm_core.apps.writing import provenance_of
 from scm_core.base.arguments import Words
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition, Label, Schema
+from scm_core.contract.fields import Condition, Schema, parse_condition, shown
 from scm_core.data import media, provenance
 from scm_core.engine import checkpoint
 from scm_core.engine.checkpoint import Checkpoint
@@ -27,7 +27,6 @@ from scm_core.engine.sampling import (
     STEPS,
     SampleConfig,
     make_sampler,
-    parse_condition,
     sample_all,
 )
 from scm_core.evaluation import evaluator
@@ -144,7 +143,6 @@ def _files(
 ) -> list[File]:
     """Each sample as the decoder saves it, in a file that says how it was made."""
     facts = provenance_of(model, settings, condition)[1:]
-    labels = [key for key, field in model.condition.items() if isinstance(field, Label)]
     save = getattr(model.decoder, "play", model.decoder.save)
     files = []
     with tempfile.TemporaryDirectory() as folder:
@@ -157,6 +155,7 @@ def _files(
                 if not kind.startswith(("image/", "video/")):
                     picture = model.decoder.preview(decoded[i : i + 1])
                     preview = media.write_png(picture, f"{stem}-preview.png").read_bytes()
-            title = ", ".join(str(fact[key]) for key in labels)
+            named = shown(model.condition, condition, i).values()
+            title = ", ".join(str(one) for one in named if isinstance(one, str | int))
             files.append(File(path.name, kind, path.read_bytes(), preview, title))
     return files

@@ -30,7 +30,7 @@ from scm_core.apps.web.connection import Connection
 from scm_core.apps.web.guard import EVERYWHERE, Guard, reach
 from scm_core.base import console
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Label, Schema, Vector
+from scm_core.contract.fields import Control, Schema
 from scm_core.engine.sampling import STEPS
 
 SEEDS = 1000
@@ -94,45 +94,39 @@ def build(tabs: dict[str, Live | str]) -> gr.Blocks:
 
 
 def controls(schema: Schema) -> dict[str, Component]:
-    """A control for each field of a condition, whose value `asked` understands.
-
-    Classes with names are a dropdown, classes with numbers a slider, a vector is text.
-    """
-    return {key: _control(key, field) for key, field in schema.items()}
+    """A control for each field of a condition, whose value `asked` understands."""
+    return {key: _component(key, field.control()) for key, field in schema.items()}
 
 
-def _control(key: str, field: Label | Vector) -> Component:
-    if isinstance(field, Vector):
-        hint = f"{field.size} numbers with commas, then Enter; empty: held-out ones, in turn"
-        return gr.Textbox(label=key, placeholder=hint)
-    if field.names:
-        return gr.Dropdown([("any, in turn", ""), *_classes(field)], value="", label=key)
-    last = field.first + field.classes - 1
-    middle = field.first + field.classes // 2
-    return gr.Slider(field.first - 1, last, middle, step=1, label=f"{key} (leftmost: any, in turn)")
+def _component(key: str, control: Control) -> Component:
+    choices = control.choices
+    if control.kind == "text":
+        return gr.Textbox(label=key, placeholder=control.hint)
+    if control.kind == "choice":
+        return gr.Dropdown([("any, in turn", ""), *choices], value="", label=key)
+    first, middle, last = choices[0] - 1, choices[len(choices) // 2], choices[-1]
+    return gr.Slider(first, last, middle, step=1, label=f"{key} (leftmost: any, in turn)")
 
 
 def asked(schema: Schema, values: tuple[Any, ...]) -> dict[str, str]:
     """The condition in words, from the controls' values; what goes in turn is left out."""
     given = {}
     for (key, field), value in zip(schema.items(), values, strict=True):
-        in_turn = isinstance(field, Label) and value == field.first - 1
+        control = field.control()
+        in_turn = control.kind == "slider" and value < control.choices[0]
         if value not in ("", None) and not in_turn:
             given[key] = str(value)
     return given
 
 
 def surprise(schema: Schema, values: tuple[Any, ...]) -> list[Any]:
-    """Another seed, and another class for each label; vectors stay as they are."""
+    """Another seed, and another value where there are choices; texts stay as they are."""
+    controls = [field.control() for field in schema.values()]
     chosen = [
-        random.choice(_classes(field)) if isinstance(field, Label) else value
-        for field, value in zip(schema.values(), values, strict=True)
+        random.choice(control.choices) if control.choices else value
+        for control, value in zip(controls, values, strict=True)
     ]
     return [random.randrange(SEEDS), *chosen]
-
-
-def _classes(field: Label) -> list[str | int]:
-    return [field.shown(torch.tensor(i)) for i in range(field.classes)]
 
 
 def _fill(live: Live) -> None:

@@ -26,8 +26,8 @@ from pydantic import (
 import scm_core
 from scm_core.apps.web.guard import TOO_LARGE, refusal
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Label, Schema, Vector
-from scm_core.engine.sampling import parse_condition
+from scm_core.contract.fields import Field as ConditionField
+from scm_core.contract.fields import Schema, parse_condition
 
 PATH = "/sample"
 MAX_STEPS = 64
@@ -95,29 +95,17 @@ def request_model(name: str, served: Served, max_n: int, several: bool) -> type[
     )
 
 
-def condition_type(key: str, field: Label | Vector) -> Any:
+def condition_type(key: str, field: ConditionField) -> Any:
     """A condition's value as people write it, read by the rules of `scm_core.sample`."""
 
-    def read(value: Any) -> str | list[str] | None:
-        if value is None:
-            return None
-        asked = str(value)
-        if value and isinstance(value, list):
-            asked = [str(one) for one in value]
-            asked = asked if isinstance(field, Label) else ",".join(asked)
+    def read(value: Any) -> Any:
         try:
-            parse_condition({key: field}, {key: asked}, 1)
+            parse_condition({key: field}, {} if value is None else {key: value}, 1)
         except UserError as error:
             raise ValueError(str(error)) from None
-        return asked
+        return value
 
-    if isinstance(field, Label):
-        one = {"enum": [*field.names, *field.numbers]}
-        described = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
-    else:
-        size = {"minItems": field.size, "maxItems": field.size}
-        described = {"type": "array", "items": {"type": "number"}, **size}
-    return Annotated[Any, AfterValidator(read), WithJsonSchema(described)]
+    return Annotated[Any, AfterValidator(read), WithJsonSchema(field.json_schema())]
 
 
 def plain(request: BaseModel) -> dict[str, Any]:

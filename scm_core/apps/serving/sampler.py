@@ -29,7 +29,7 @@ from scm_core.apps.serving import http
 from scm_core.apps.serving.gate import Places
 from scm_core.apps.writing import provenance_of
 from scm_core.base import distributed
-from scm_core.contract.fields import Condition
+from scm_core.contract.fields import Condition, parse_condition
 from scm_core.data import provenance
 from scm_core.engine import checkpoint, sampling
 from scm_core.engine.sampling import (
@@ -37,7 +37,6 @@ from scm_core.engine.sampling import (
     TEACHER_STEPS,
     SampleConfig,
     make_sampler,
-    parse_condition,
 )
 
 Save = Callable[[Any, Path], Path]

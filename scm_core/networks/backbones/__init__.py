@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Schema
 from scm_core.networks.backbones.transformer import Transformer
 from scm_core.networks.backbones.unet import UNet
 
@@ -55,8 +55,13 @@ def check(config: BackboneConfig) -> None:
         raise UserError(f"backbone.size={config.size} is none of {', '.join(SIZES[config.name])}")
 
 
-def build(config: BackboneConfig, shape: tuple[int, ...], condition: Schema) -> nn.Module:
-    """The network for samples of `shape` (C, *grid); UserError for what does not exist or fit."""
+def build(
+    config: BackboneConfig, shape: tuple[int, ...], condition: Mapping[str, Any]
+) -> nn.Module:
+    """The network for samples of `shape` (C, *grid) under a schema's `condition` fields.
+
+    UserError for what does not exist or fit.
+    """
     check(config)
     given = {key: value for key, value in config.options.items() if value is not None}
     options = {**SIZES[config.name][config.size], **given}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scm_core.contract.fields import Condition, ConditionEmbedding, Schema
 from scm_core.networks.layers import (
     AdaptiveNorm,
     Attention,
+    ConditionEmbedding,
     PatchHead,
     PatchStem,
     TimeEmbedding,
@@ -66,7 +69,7 @@ class Transformer(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        condition: Schema,
+        condition: Mapping[str, Any],
         *,
         width: int,
         depth: int,
@@ -94,7 +97,7 @@ class Transformer(nn.Module):
         self.norm = AdaptiveNorm(width, width)
         self.head = PatchHead(width, channels, (patch,) * len(grid))
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: dict[str, Tensor] | None = None) -> Tensor:
         embedding = functional.silu(self.time(t) + self.condition(condition, t))
         features = self.stem(x)
         grid = tuple(features.shape[2:])

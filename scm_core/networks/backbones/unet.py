@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scm_core.contract.fields import Condition, ConditionEmbedding, Schema
-from scm_core.networks.layers import Attention, PatchHead, PatchStem, TimeEmbedding, convolution
+from scm_core.networks.layers import (
+    Attention,
+    ConditionEmbedding,
+    PatchHead,
+    PatchStem,
+    TimeEmbedding,
+    convolution,
+)
 from scm_core.networks.layers.norm import GroupNorm, Modulation, own_dtype
 
 GROUP = 16  # channels per group of a group norm
@@ -79,7 +88,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        condition: Schema,
+        condition: Mapping[str, Any],
         *,
         channels: tuple[int, ...],
         blocks: int,
@@ -137,7 +146,7 @@ class UNet(nn.Module):
         if n == 2:  # tensor cores and AMX want channels last; weights so laid out make it so
             self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: dict[str, Tensor] | None = None) -> Tensor:
         embedding = functional.silu(self.time(t) + self.condition(condition, t))
         h = self.stem(x)
         skips = [h]

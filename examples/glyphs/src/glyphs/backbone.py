@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from scm_core.contract.fields import ConditionEmbedding
 from scm_core.networks.backbones.transformer import Block
-from scm_core.networks.layers import AdaptiveNorm, TimeEmbedding
+from scm_core.networks.layers import AdaptiveNorm, ConditionEmbedding, TimeEmbedding
 from torch import nn
 from torch.nn import functional
 
