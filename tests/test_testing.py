@@ -124,10 +124,10 @@ class WithAKey(ToySet):
         return Batch(x, {**condition, "loudness": torch.ones(len(x))})
 
 
-class WithAKeyOfTheCommand(ToySet):
+class WithAnInputOfTheExport(ToySet):
     def __getitems__(self, indices):
         x, condition = super().__getitems__(indices)
-        return Batch(x, {"n": condition["pitch"]})
+        return Batch(x, {"noise": condition["pitch"]})
 
 
 class WithNullLabels(ToySet):
@@ -174,8 +174,8 @@ FAULTS = {
         "condition",
         "needs a field in the schema",
     ),
-    "a condition that sample has a key for": (
-        with_data(dataset=WithAKeyOfTheCommand, condition={"n": Label(2)}),
+    "a condition that an export has an input for": (
+        with_data(dataset=WithAnInputOfTheExport, condition={"noise": Label(2)}),
         "condition",
         "call it otherwise",
     ),

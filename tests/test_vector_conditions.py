@@ -88,7 +88,7 @@ def stating(source, path, **place):
 
 def test_a_student_without_examples_is_not_asked_for_the_null(trained, tmp_path):
     path = stating(trained[0], tmp_path / "old.safetensors")
-    with pytest.raises(UserError, match="give place=NUMBER"):
+    with pytest.raises(UserError, match="give condition.place=NUMBER"):
         sample.main([PLUGIN, f"checkpoint={path}", "n=1", f"out={tmp_path}"])
 
 

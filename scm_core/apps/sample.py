@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -10,9 +11,9 @@ from omegaconf import OmegaConf
 from scm_core.apps.opening import open_checkpoint
 from scm_core.apps.writing import provenance_of, samples_in, signer_of, unsigned_like, write
 from scm_core.base import console
-from scm_core.base.arguments import parse, section, word
+from scm_core.base.arguments import Words, parse, section, word
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import parse_condition
+from scm_core.contract.fields import Schema, parse_condition
 from scm_core.engine import config
 from scm_core.engine.sampling import SampleConfig, make_sampler, refuse_null, sample_all
 
@@ -23,8 +24,8 @@ def main(arguments: list[str]) -> None:
     decoder = section(words, "decoder")
     where = (word(words, key) for key in ("checkpoint", "modality"))
     model = open_checkpoint(*where, decoder)
-    asked = {key: words.pop(key) for key in list(words) if key in model.condition}
     known = OmegaConf.structured(SampleConfig)
+    asked = condition_words(words, model.condition, known)
     try:
         settings = config.merge(known, ("command line", words))
     except UserError as error:
@@ -59,3 +60,24 @@ def main(arguments: list[str]) -> None:
         console.console.print(
             f"not signed, as the decoder writes them itself: {', '.join(unsigned)}"
         )
+
+
+def condition_words(words: Words, schema: Schema, known: Iterable[str]) -> Words:
+    """What is asked of each field, `condition.NAME` or NAME, taken out of the command's words.
+
+    A bare NAME that is one of the command's `known` keys is that key. UserError for a name that
+    the schema has not, or that is given in both ways.
+    """
+    asked = {}
+    for key, text in section(words, "condition").items():
+        asked[key.removeprefix("condition.")] = text
+    for key in schema:
+        if key in words and key not in known:
+            if key in asked:
+                raise UserError(f"{key} and condition.{key} are the same: give one of them")
+            asked[key] = words.pop(key)
+    for key in asked:
+        if key not in schema:
+            hint = config.nearest(key, [*schema]) if schema else "the model has none"
+            raise UserError(f"no condition {key}: {hint}")
+    return asked

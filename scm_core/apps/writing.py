@@ -75,5 +75,8 @@ def provenance_of(model: Checkpoint, settings: Any, condition: Condition) -> lis
         "n": settings.n,
         "batch_size": settings.batch_size,
     }
-    named = [shown(model.condition, condition, i) for i in range(settings.n)]
+    named = [
+        {key if key not in whole else f"condition.{key}": one for key, one in given.items()}
+        for given in (shown(model.condition, condition, i) for i in range(settings.n))
+    ]
     return [whole, *({**whole, "sample": i, **given} for i, given in enumerate(named))]

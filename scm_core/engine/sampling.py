@@ -38,7 +38,7 @@ class SignConfig:
 
 @dataclass
 class SampleConfig:
-    """What to sample, and where to; the condition's own names come on top."""
+    """What to sample, and where to; and `condition.NAME`, or NAME where no key is called so."""
 
     checkpoint: str | None = place()
     modality: str | None = None
@@ -65,7 +65,9 @@ def refuse_null(model: Checkpoint, condition: Condition) -> None:
     for key, value in condition.items() if model.stage == "student" else ():
         kind = model.condition[key]
         if torch.equal(value, kind.null(len(value))):
-            raise UserError(f"{model.path} holds no {key} to draw by: give {key}={kind.form}")
+            raise UserError(
+                f"{model.path} holds no {key} to draw by: give condition.{key}={kind.form}"
+            )
 
 
 def seeded_noise(
