@@ -18,7 +18,7 @@ from timing import seconds, student_rate, untrained
 from modalities.audio.data import AudioDataModule
 from modalities.audio.vocoder import find_weights
 from scm_core.base.arguments import parse
-from scm_core.contract.spec import Decoder
+from scm_core.contract.spec import Codec
 from scm_core.engine import config, sampling
 from scm_core.engine.checkpoint import Checkpoint
 
@@ -28,7 +28,7 @@ ROUNDS = 5
 SECONDS = 5.0  # that each rate of the pipeline is measured for
 
 
-def real_time_factors(model: Checkpoint, vocoders: dict[str, Decoder]) -> dict[str, float]:
+def real_time_factors(model: Checkpoint, vocoders: dict[str, Codec]) -> dict[str, float]:
     """Seconds of sound over seconds spent: by two steps alone, and with each vocoder."""
     draw = sampling.make_sampler(model, steps=2)
     condition = sampling.cycled_condition(model.condition, CLIPS)
@@ -46,7 +46,7 @@ def real_time_factors(model: Checkpoint, vocoders: dict[str, Decoder]) -> dict[s
     return {"two steps, no vocoder": sound / alone, **factors}
 
 
-def rendering_rate(data: AudioDataModule, decoder: Decoder) -> float:
+def rendering_rate(data: AudioDataModule, decoder: Codec) -> float:
     """Clips per second that are rendered (or decoded from files) and made into samples."""
     clips, start = 0, time.perf_counter()
     for media, _ in data.real("train"):
@@ -59,13 +59,13 @@ def rendering_rate(data: AudioDataModule, decoder: Decoder) -> float:
 def main() -> None:
     """Print factors and rates beside their bars; exit 1 below one."""
     spec, full = config.load(["modality=audio", "preset=cpu", *sys.argv[1:]])
-    data = spec.build_data(full)
+    data = spec.data(full)
     data.setup()
     model = untrained(spec, full, data, data.shape)
     vocoders = {}
     for name in ("griffin_lim", *["hifigan"] * (find_weights(full.decoder.weights) is not None)):
         chosen = config.merge(full, ("benchmark", parse([f"decoder.vocoder={name}"])))
-        vocoders[f"two steps, {name}"] = spec.build_decoder(chosen, data.statistics)
+        vocoders[f"two steps, {name}"] = spec.codec(chosen, data.statistics)
     with torch.no_grad():
         factors = real_time_factors(model, vocoders)
         rendered = rendering_rate(data, model.decoder)

@@ -213,7 +213,7 @@ def costs(
     """What a sample of each setting costs, `n` drawn at a time: medians of rounds."""
     bench = Bench(
         features=lambda media: torch.zeros(len(media), 1),
-        judge=lambda media, condition: {},
+        scorer=lambda media, condition: {},
         n=n,
         seed=0,
         batch_size=n,

@@ -41,7 +41,7 @@ def untrained(
         statistics=data.statistics,
         sigma_data=SIGMA_DATA,
         backbone=spec.backbone(full, shape, data.condition, data.statistics).eval(),
-        decoder=spec.build_decoder(full, data.statistics),
+        decoder=spec.codec(full, data.statistics),
     )
 
 

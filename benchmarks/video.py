@@ -17,7 +17,7 @@ import torch
 from timing import seconds, student_rate, untrained
 
 from scm_core.contract.spec import Batch, DataModule
-from scm_core.data.latents import LatentDecoder, run
+from scm_core.data.latents import LatentCodec, run
 from scm_core.engine import config, sampling
 from scm_core.engine.checkpoint import Checkpoint
 
@@ -54,9 +54,9 @@ def composing_rate(data: DataModule) -> float:
 def student(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
     """A student and its autoencoder, both untrained, their data module, and a batch of latents."""
     spec, full = config.load(["modality=video", "preset=cpu", *words])
-    data = spec.build_data(full)
+    data = spec.data(full)
     data.setup()
-    autoencoder = spec.build_autoencoder(full, data.shape, data.statistics)
+    autoencoder = spec.autoencoder(full, data.shape, data.statistics)
     batch = next(iter(data.train_dataloader()))
     latents = run(autoencoder, "encode", batch.x)
     shape = tuple(latents.shape[1:])
@@ -65,7 +65,7 @@ def student(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
     model = dataclasses.replace(
         model,
         statistics={**data.statistics, "latents": facts},
-        decoder=LatentDecoder(autoencoder, model.decoder, facts),
+        decoder=LatentCodec(autoencoder, model.decoder, facts),
     )
     return model, data, Batch(latents, batch.condition)
 

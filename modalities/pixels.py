@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import SIGMA_DATA, Batch
+from scm_core.contract.spec import SIGMA_DATA, Batch, Codec
 from scm_core.data.batches import channelwise
 
 
@@ -26,14 +26,12 @@ class Split(Protocol):
         """Their labels, int64 (B,) each."""
 
 
-class PixelDecoder:
+class PixelCodec(Codec):
     """Media are uint8 (B, C, *grid); samples x have mean 0 and std sigma_data a channel.
 
-    ``exact`` is True: decoding gives back the very pixels that were encoded. A subclass says how
-    they are saved and shown.
+    Decoding gives back the very pixels that were encoded. A subclass says how they are saved and
+    shown.
     """
-
-    exact = True
 
     def __init__(self, statistics: dict[str, Any], grid: int) -> None:
         """Keep the per-channel mean and std of u8/127.5 - 1; the grid has ``grid`` dimensions."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scm_core.base.arguments import place
 from scm_core.base.errors import UserError, first_line
-from scm_core.contract.spec import SIGMA_DATA
+from scm_core.contract.spec import SIGMA_DATA, Autoencoder
 from scm_core.data.batches import channelwise
 
 NEEDS = "decoder.pretrained needs the package diffusers: pip install 'scm-core[diffusers]'"
@@ -25,7 +25,7 @@ class PretrainedConfig:
     pretrained: str | None = place()
 
 
-class Pretrained(nn.Module):
+class Pretrained(Autoencoder):
     """A diffusers autoencoder between samples (B, C, *grid) of std sigma_data and its latents.
 
     One for pictures codes a clip's frames one by one. Grey pictures are shown to it in colour.

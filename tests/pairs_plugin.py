@@ -7,7 +7,7 @@ import torch
 
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Vector
-from scm_core.contract.spec import SIGMA_DATA, ModalitySpec
+from scm_core.contract.spec import SIGMA_DATA, Codec, ModalitySpec
 from scm_core.data import media
 from scm_core.data.batches import InMemory, channelwise, per_channel
 from scm_core.networks import backbones
@@ -35,9 +35,7 @@ def read(split, scale=10):
     return pairs[part], {"place": place[part]}
 
 
-class Decoder:
-    exact = True
-
+class PairsCodec(Codec):
     def __init__(self, statistics):
         self.mean, std = channelwise(statistics, grid=1)
         self.scale = std / SIGMA_DATA
@@ -65,9 +63,8 @@ SPEC = ModalitySpec(
     config=PairsConfig,
     config_file=HERE / "toy.yaml",
     presets=HERE / "toy",
-    build_data=lambda config: InMemory(read, {"place": Vector(2)}, Decoder, 8, per_channel),
+    build_data=lambda config: InMemory(read, {"place": Vector(2)}, PairsCodec, 8, per_channel),
     build_backbone=backbone,
-    build_decoder=lambda config, statistics: Decoder(statistics),
+    build_codec=lambda config, statistics: PairsCodec(statistics),
     build_features=lambda config: lambda pairs: pairs.flatten(1),
-    build_judge=lambda config, data: lambda pairs, condition: {},
 )

@@ -191,7 +191,7 @@ def test_what_exceeds_a_limit_is_named_and_skipped(tmp_path, caplog, fashion_roo
     Image.new("L", (40, 40)).save(root / "large.png")
     words = ["modality=image", "data.name=folder", f"data.root={root}", "limits.pixels=100"]
     spec, settings = config.load([*words, "data.channels=1"])
-    data = spec.build_data(settings)
+    data = spec.data(settings)
     data.setup()
     assert len(data.train_set) + len(data.test_set) == 200
     assert "large.png: 1600 pixels are more than limits.pixels=100" in caplog.text

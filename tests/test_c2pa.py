@@ -241,13 +241,13 @@ def test_an_interrupted_signing_leaves_nothing(alice, tmp_path, monkeypatch):
 
 
 def test_what_a_decoder_writes_itself_is_named(alice, tmp_path, monkeypatch, capsys):
-    save = toy_plugin.ToyDecoder.save
+    save = toy_plugin.ToyCodec.save
 
     def with_table(self, wave, path):
         Path(f"{path}.csv").write_text("0\n")
         return save(self, wave, path)
 
-    monkeypatch.setattr(toy_plugin.ToyDecoder, "save", with_table)
+    monkeypatch.setattr(toy_plugin.ToyCodec, "save", with_table)
     toy_plugin.write_student(tmp_path / "student.safetensors")
     line = [f"checkpoint={tmp_path / 'student.safetensors'}", "modality=toy_plugin:SPEC", "n=1"]
     sample.main([*line, f"out={tmp_path / 'out'}", *words(*alice)])

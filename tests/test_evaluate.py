@@ -13,7 +13,7 @@ from scm_core.apps import evaluate
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Label
-from scm_core.contract.spec import SIGMA_DATA, Batch, ModalitySpec
+from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
 from scm_core.engine import checkpoint, config
 from scm_core.evaluation import evaluator
 
@@ -32,7 +32,7 @@ class ToyConfig(Config):
     data: ToyData = field(default_factory=ToyData)
 
 
-class ToyDataModule:
+class ToyDataModule(DataModule):
     """N(0, sigma_data^2) in any number of elements; three quarters of the test labels are 1."""
 
     statistics = {}
@@ -73,20 +73,23 @@ class ToyBackbone(nn.Module):
         return -self.student * (t / 2).tan()[:, None, None] * x
 
 
-class ToyDecoder:
-    exact = True
+class ToyCodec(Codec):
+    def encode(self, media):
+        return media.float()
 
     def decode(self, x):
         return x.double()
 
+    def save(self, media, path):
+        raise NotImplementedError
 
-class LossyDecoder:
+    preview = save
+
+
+class LossyCodec(ToyCodec):
     """Loses half of the amplitude of media that last two seconds."""
 
     exact = False
-
-    def encode(self, media):
-        return media.float()
 
     def decode(self, x):
         return x.double() / 2
@@ -110,10 +113,10 @@ SPEC = ModalitySpec(
     config_file=Path(__file__).parent / "data" / "toy.yaml",
     presets=Path(__file__).parent,
     build_data=lambda config: ToyDataModule(config.data),
-    build_backbone=lambda config, shape, schema: ToyBackbone(shape[-1]),
-    build_decoder=lambda config, statistics: ToyDecoder(),
+    build_backbone=lambda config, shape, *_: ToyBackbone(shape[-1]),
+    build_codec=lambda config, statistics: ToyCodec(),
     build_features=lambda config: ToyFeatures(),
-    build_judge=lambda config, data: lambda media, c: {"second_class": c["label"].float()},
+    build_scorer=lambda config, data: lambda media, c: {"second_class": c["label"].float()},
 )
 
 
@@ -184,7 +187,7 @@ def test_what_a_decoder_loses_is_a_row_of_its_own(student, monkeypatch, capsys):
     exact = run(student)["rows"][0]
     lossy = replace(
         SPEC,
-        build_decoder=lambda config, statistics: LossyDecoder(),
+        build_codec=lambda config, statistics: LossyCodec(),
         evaluation_samples={"smoke": 100},
         bars={"two_step_distance_over_best_teacher": 1.5},
     )

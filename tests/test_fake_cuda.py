@@ -169,7 +169,7 @@ def test_backbone_of_a_preset(preset, name, half):
     spec, config, shape, schema = configured(preset.parent.name, f"preset={preset}")
     own = config.backbone.options if name == config.backbone.name else {}
     config.backbone.name, config.backbone.options = name, {**own, **FEW[name]}
-    network = spec.build_backbone(config, shape, schema).to("cuda")
+    network = spec.backbone(config, shape, schema, {}).to("cuda")
     assert_like_plain(network, draw(2, *shape), draw(2), condition=nulls(schema))
 
 

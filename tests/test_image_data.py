@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, DistributedSampler
 
 from modalities.image import sets
-from modalities.image.decoder import ImageDecoder
+from modalities.image.codec import ImageCodec
 from scm_core.base.errors import UserError
 
 
@@ -38,7 +38,7 @@ def test_held_out_images_are_the_test_split_and_decode_to_its_pixels(fashion_roo
     data = prepared(root=fashion_root, batch_size=64)
     x, labels = everything(data.val_dataloader())
     images, truth = raw(fashion_root, "t10k")
-    decoder = ImageDecoder(data.statistics)
+    decoder = ImageCodec(data.statistics)
     assert torch.equal(decoder.decode(x), images) and torch.equal(labels, truth)
     assert torch.allclose(decoder.encode(images), x, atol=1e-6)
 
@@ -57,7 +57,7 @@ def test_training_order_follows_the_seed_and_keeps_labels_with_images(fashion_ro
     label_of = {
         image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)
     }
-    seen = ImageDecoder(data.statistics).decode(runs[0][0])
+    seen = ImageCodec(data.statistics).decode(runs[0][0])
     assert [label_of[image.numpy().tobytes()] for image in seen] == runs[0][1].tolist()
     assert len({image.numpy().tobytes() for image in seen}) == 300
 
@@ -165,14 +165,14 @@ def test_cifar10_is_read_from_torchvisions_files(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "meta", {"filename": meta, "key": "label_names", "md5": md5})
     data = prepared(name="cifar10", root=str(tmp_path), batch_size=10)
     x, labels = everything(data.val_dataloader())
-    pixels = ImageDecoder(data.statistics).decode(x)
+    pixels = ImageCodec(data.statistics).decode(x)
     assert torch.equal(pixels, torch.from_numpy(images[5]).view(10, 3, 32, 32))
     assert labels.tolist() == list(range(10)) and data.condition["label"].names == tuple(names)
     assert len(data.train_set) == 50 and len(data.statistics["mean"]) == 3
 
 
 def test_the_decoder_rounds_clamps_and_saves(tmp_path):
-    decoder = ImageDecoder({"mean": [0.2, -0.4, 0.0], "std": [0.3, 0.9, 1.0]})
+    decoder = ImageCodec({"mean": [0.2, -0.4, 0.0], "std": [0.3, 0.9, 1.0]})
     media = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
     x = decoder.encode(media)
     assert torch.equal(decoder.decode(x), media)

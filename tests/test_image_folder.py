@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from modalities.image import folder
-from modalities.image.decoder import ImageDecoder
+from modalities.image.codec import ImageCodec
 from scm_core.base.errors import UserError
 
 
@@ -146,7 +146,7 @@ def test_opaque_alpha_stays_opaque(tmp_path):
     data = prepared(name="folder", root=str(tmp_path), channels=4, batch_size=4)
     x, _ = everything(data.val_dataloader())
     assert (x[:, 3] == 0).all()
-    assert torch.equal(ImageDecoder(data.statistics).decode(x), data.test_set.split.images)
+    assert torch.equal(ImageCodec(data.statistics).decode(x), data.test_set.split.images)
 
 
 def test_a_folder_too_large_for_memory_gives_the_same_batches(tree, monkeypatch):

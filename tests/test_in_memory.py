@@ -6,7 +6,7 @@ from functools import partial
 import pairs_plugin
 import pytest
 import torch
-from pairs_plugin import SPEC, Decoder, read
+from pairs_plugin import SPEC, PairsCodec, read
 
 from scm_core import testing
 from scm_core.contract.fields import Vector
@@ -33,7 +33,7 @@ def test_setup_reads_once_however_often_it_is_called(calls):
 def test_what_read_made_is_kept_on_disk(calls, tmp_path):
     def batches(scale):
         reading = partial(read, scale=scale)
-        data = InMemory(reading, SCHEMA, Decoder, 8, kept_as={"scale": scale}, cache=tmp_path)
+        data = InMemory(reading, SCHEMA, PairsCodec, 8, kept_as={"scale": scale}, cache=tmp_path)
         data.setup()
         return [tensor for x, given in data.val_dataloader() for tensor in (x, given["place"])]
 
@@ -50,7 +50,7 @@ def test_each_channel_or_the_plugin_itself_sets_the_scale():
     x = data.sets["train"].x
     torch.testing.assert_close(x.mean((0, 2)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.std((0, 2)), torch.full((2,), 0.5))
-    own = InMemory(read, SCHEMA, Decoder, 8, lambda media: {"mean": [0, 100], "std": [1, 10]})
+    own = InMemory(read, SCHEMA, PairsCodec, 8, lambda media: {"mean": [0, 100], "std": [1, 10]})
     own.setup()
     assert own.statistics == {"mean": [0, 100], "std": [1, 10]}
     assert overall(torch.tensor([1.0, 3.0]))["mean"] == 2
@@ -80,5 +80,5 @@ def test_data_that_draw_globally_are_read_again_and_found(calls, monkeypatch):
         return media + 0.01 * torch.randn(media.shape), condition
 
     monkeypatch.setattr(testing, "CHECKS", (testing.global_generator,))
-    drawn = replace(SPEC, build_data=lambda config: InMemory(drawing, SCHEMA, Decoder, 8))
+    drawn = replace(SPEC, build_data=lambda config: InMemory(drawing, SCHEMA, PairsCodec, 8))
     assert check_modality(drawn).failed() == ["global generator"]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from scm_core.contract.spec import SIGMA_DATA, Batch
-from scm_core.data.latents import LatentDecoder, Latents
+from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Batch, Codec
+from scm_core.data.latents import LatentCodec, Latents
 
 
-class Folded(nn.Module):
+class Folded(Autoencoder):
     """Two values become one latent channel each, scaled and shifted: exactly invertible."""
 
     def __init__(self, gain: float = 3.0):
@@ -51,14 +51,18 @@ class Data:
         self.train_set, self.test_set = Lines(300), Lines(20)
 
 
-class Plain:
-    exact = True
-
+class Plain(Codec):
     def encode(self, media):
         return media
 
     def decode(self, x):
         return x
+
+    def save(self, media, path):
+        return path
+
+    def preview(self, media):
+        return media
 
     def seconds(self, media):
         return 1.5
@@ -72,7 +76,7 @@ def test_latents_are_standardised_and_decode_to_the_media(tmp_path):
     assert x.mean((0, 2)).abs().max() < 0.01
     torch.testing.assert_close(x.std((0, 2)), torch.full((2,), SIGMA_DATA), atol=0.01, rtol=0)
     assert json.loads(json.dumps(latents.statistics))["source"] == "lines"
-    decoder = LatentDecoder(folded, Plain(), latents.statistics["latents"])
+    decoder = LatentCodec(folded, Plain(), latents.statistics["latents"])
     batch = latents.test_set.__getitems__([3, 5])
     original = data.test_set.__getitems__([3, 5])
     assert torch.equal(batch.condition["label"], original.condition["label"])
@@ -88,7 +92,7 @@ def test_latents_by_other_statistics_decode_to_the_same_media(tmp_path):
     statistics["latents"] |= {"mean": [0.5, -1.0], "std": [2.0, 4.0]}
     latents.standardise(statistics)
     assert latents.statistics == statistics
-    decoder = LatentDecoder(folded, Plain(), statistics["latents"])
+    decoder = LatentCodec(folded, Plain(), statistics["latents"])
     original = data.train_set.__getitems__([3, 5])
     x = latents.train_set.__getitems__([3, 5]).x
     torch.testing.assert_close(decoder.decode(x), original.x, atol=0.02, rtol=0)
@@ -122,6 +126,6 @@ def test_a_damaged_cache_is_made_again(tmp_path, caplog):
 def test_a_latent_decoder_keeps_its_autoencoder_still(tmp_path, name):
     data, folded = Data(), Folded()
     latents = Latents(data, folded, 100, tmp_path)
-    decoder = LatentDecoder(folded, Plain(), latents.statistics["latents"])
+    decoder = LatentCodec(folded, Plain(), latents.statistics["latents"])
     given = torch.randn(1, *(latents.shape if name == "decode" else data.shape))
     assert not getattr(decoder, name)(given).requires_grad

@@ -104,8 +104,8 @@ def _spec():
 
     import toy_plugin
 
-    def build(config, shape, schema):
-        return Stubborn(toy_plugin.SPEC.build_backbone(config, shape, schema))
+    def build(config, *about):
+        return Stubborn(toy_plugin.SPEC.build_backbone(config, *about))
 
     return replace(toy_plugin.SPEC, name="test_numerics:SPEC", build_backbone=build)
 

@@ -8,6 +8,7 @@ from strangers import install
 from scm_core.apps import plugins
 from scm_core.base import console
 from scm_core.base.errors import UserError
+from scm_core.contract.spec import API_VERSION
 from scm_core.engine import config
 
 GOOD = """
@@ -53,7 +54,7 @@ def run(monkeypatch, capsys):
 def test_the_listing_shows_good_broken_and_duplicate_plugins(strangers, run):
     rows = {(plugin.name, plugin.package): plugin for plugin in plugins.listing()}
     good = rows["good", "stranger_good"]
-    assert (good.version, good.api_version, good.state) == ("1.0", 1, "ok")
+    assert (good.version, good.api_version, good.state) == ("1.0", API_VERSION, "ok")
     broken = rows["broken", "stranger_broken"]
     assert broken.api_version is None and broken.state.endswith("RuntimeError: out of luck")
     for package in ("first", "second"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from toy_plugin import SPEC, ToyData, ToyDecoder, ToySet
+from toy_plugin import SPEC, ToyCodec, ToyData, ToySet
 
 from scm_core import testing
 from scm_core.apps import check
@@ -41,9 +41,9 @@ def with_data(**changes):
     return replace(SPEC, build_data=lambda config: kind())
 
 
-def with_decoder(**changes):
-    kind = type("Changed", (ToyDecoder,), changes)
-    return replace(SPEC, build_decoder=lambda config, statistics: kind())
+def with_codec(**changes):
+    kind = type("Changed", (ToyCodec,), changes)
+    return replace(SPEC, build_codec=lambda config, statistics: kind())
 
 
 class Wrapped(nn.Module):
@@ -100,7 +100,7 @@ def with_backbone(forward):
     kind = type("Changed", (Wrapped,), {"forward": getattr(Wrapped, forward)})
     return replace(
         SPEC,
-        build_backbone=lambda config, shape, schema: kind(
+        build_backbone=lambda config, shape, schema, statistics: kind(
             backbones.build(config.backbone, shape, schema)
         ),
     )
@@ -160,12 +160,12 @@ FAULTS = {
     "an in-place op": (with_backbone("in_place"), "tangent", "writes in place"),
     "an embedding of 1000 t": (with_backbone("fast_t"), "time embedding", "not 1000 t"),
     "a decoder that clips": (
-        with_decoder(decode=lambda self, x: ToyDecoder().decode(x).clamp(-0.5, 0.5)),
+        with_codec(decode=lambda self, x: ToyCodec().decode(x).clamp(-0.5, 0.5)),
         "round trip",
         "clips real data",
     ),
-    "a lossy decoder that clips": (
-        with_decoder(exact=False, decode=lambda self, x: ToyDecoder().decode(x).clamp(-0.9, 0.9)),
+    "a lossy codec that clips": (
+        with_codec(exact=False, decode=lambda self, x: ToyCodec().decode(x).clamp(-0.9, 0.9)),
         "round trip",
         "clips real data",
     ),
@@ -186,7 +186,7 @@ FAULTS = {
     ),
     "a backbone that draws": (with_backbone("noisy"), "global generator", "generator"),
     "a decoder that draws": (
-        with_decoder(decode=lambda self, x: ToyDecoder().decode(x) + 1e-4 * torch.randn(x.shape)),
+        with_codec(decode=lambda self, x: ToyCodec().decode(x) + 1e-4 * torch.randn(x.shape)),
         "global generator",
         "generator",
     ),
@@ -195,7 +195,7 @@ FAULTS = {
     "labels that are null": (with_data(dataset=WithNullLabels), "condition", "no null"),
     "real media in another order": (with_data(real=shuffled), "round trip", "the order of val"),
     "another standardisation": (
-        with_decoder(decode=lambda self, x: x),
+        with_codec(decode=lambda self, x: x),
         "round trip",
         "decode has to undo encode",
     ),
@@ -261,7 +261,7 @@ def raising(self, media):
 
 def test_an_exception_is_placed_and_points_above_only_where_something_failed(monkeypatch):
     monkeypatch.setattr(testing, "CHECKS", (testing.statistics, testing.round_trip))
-    sound = with_decoder(encode=raising)
+    sound = with_codec(encode=raising)
     monkeypatch.setattr(sound.config, "__module__", __name__)
     (advice,) = (one.advice for one in check_modality(sound).results if not one.ok)
     line = raising.__code__.co_firstlineno + 1

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import lightning
 import torch
 
 from scm_core.base.arguments import parse
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Label
-from scm_core.contract.spec import SIGMA_DATA, Batch, ModalitySpec
+from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
 from scm_core.data import media
 from scm_core.data.batches import loader
 from scm_core.engine import checkpoint, config
@@ -42,7 +41,7 @@ class ToySet(torch.utils.data.Dataset):
         return Batch(self.waves[indices] * 2**0.5 * SIGMA_DATA, {"pitch": self.pitch[indices]})
 
 
-class ToyData(lightning.LightningDataModule):
+class ToyData(DataModule):
     shape = (1, 16)
     condition = {"pitch": Label(2)}
     statistics = {"std": 2**-0.5}
@@ -63,9 +62,7 @@ class ToyData(lightning.LightningDataModule):
             yield part.waves[i : i + 16], {"pitch": part.pitch[i : i + 16]}
 
 
-class ToyDecoder:
-    exact = True
-
+class ToyCodec(Codec):
     def encode(self, waves):
         return waves * 2**0.5 * SIGMA_DATA
 
@@ -86,10 +83,9 @@ SPEC = ModalitySpec(
     config_file=HERE / "toy.yaml",
     presets=HERE / "toy",
     build_data=lambda config: ToyData(),
-    build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
-    build_decoder=lambda config, statistics: ToyDecoder(),
+    build_backbone=lambda config, shape, schema, _: backbones.build(config.backbone, shape, schema),
+    build_codec=lambda config, statistics: ToyCodec(),
     build_features=lambda config: lambda waves: waves.flatten(1),
-    build_judge=lambda config, data: lambda waves, condition: {},
 )
 
 

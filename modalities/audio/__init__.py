@@ -3,16 +3,25 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from torch import nn
 
 from modalities.audio import backbone, vocoder
+from modalities.audio.codec import AudioCodec
 from modalities.audio.data import AudioData, AudioDataModule
-from modalities.audio.decoder import AudioDecoder
 from modalities.audio.mel import MelSettings
 from modalities.audio.notes import find_font
 from modalities.audio.vocoder import DecoderConfig
 from scm_core.contract.config import Config
-from scm_core.contract.spec import ModalitySpec
+from scm_core.contract.fields import Schema
+from scm_core.contract.spec import (
+    Codec,
+    DataModule,
+    Features,
+    ModalitySpec,
+    Scorer,
+    Shape,
+    Statistics,
+)
 from scm_core.networks import backbones
 
 ROOT = Path(__file__).parents[2]
@@ -28,26 +37,31 @@ class AudioConfig(Config):
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
-def _features(config):
+def _features(config: AudioConfig) -> Features:
     from modalities.audio.features import SpeechEmbedding
 
     return SpeechEmbedding(config.mel.sample_rate)
 
 
-def _judge(config, data):
-    from modalities.audio.judge import NoteJudge
+def _scorer(config: AudioConfig, data: DataModule) -> Scorer:
+    from modalities.audio.scorer import NoteScorer
 
-    return NoteJudge(data)
-
-
-def _mel(config) -> MelSettings:
-    return OmegaConf.to_object(config.mel)
+    return NoteScorer(data)
 
 
-def _data(config):
-    vocoder.build(config.decoder, _mel(config))  # what does not fit is said before sounds are read
-    limits = OmegaConf.to_object(config.limits)
-    return AudioDataModule(config.data, _mel(config), limits=limits)
+def _data(config: AudioConfig) -> DataModule:
+    vocoder.build(config.decoder, config.mel)  # what does not fit is said before sounds are read
+    return AudioDataModule(config.data, config.mel, limits=config.limits)
+
+
+def _backbone(
+    config: AudioConfig, shape: Shape, schema: Schema, statistics: Statistics
+) -> nn.Module:
+    return backbone.build(config.backbone, config.mel, shape, schema)
+
+
+def _codec(config: AudioConfig, statistics: Statistics) -> Codec:
+    return AudioCodec(config.decoder, config.mel, statistics)
 
 
 SPEC = ModalitySpec(
@@ -58,12 +72,10 @@ SPEC = ModalitySpec(
     find_data=lambda config: find_font(config.data.font),
     checkpoints=ROOT / "checkpoints" / "audio",
     build_data=_data,
-    build_backbone=lambda config, shape, schema: backbone.build(
-        config.backbone, _mel(config), shape, schema
-    ),
-    build_decoder=lambda config, statistics: AudioDecoder(config.decoder, _mel(config), statistics),
+    build_backbone=_backbone,
+    build_codec=_codec,
     build_features=_features,
-    build_judge=_judge,
+    build_scorer=_scorer,
     evaluation_samples={"cpu": 1_000},
     bars={
         "reference_sampling_over_two_step_sampling": 50,

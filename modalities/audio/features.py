@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from modalities.audio.packages import packaged
 from scm_core.base.errors import UserError
+from scm_core.contract.spec import Features
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 76, 16  # frames of 10 ms that the network sees at a time, and between two of them
@@ -25,7 +26,7 @@ MISSING = (
 )
 
 
-class SpeechEmbedding:
+class SpeechEmbedding(Features):
     """Google's speech embedding: waveforms float32 (B, N) in [-1, 1] -> (B, 96).
 
     Lin, Kilgour, Roblek & Sharifi 2020 (arXiv 2002.01322), the two networks that openwakeword 0.5.1

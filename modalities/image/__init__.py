@@ -3,15 +3,24 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from torch import nn
 
 from modalities import pretrained
+from modalities.image.codec import ImageCodec
 from modalities.image.data import ImageData, ImageDataModule
-from modalities.image.decoder import ImageDecoder
 from modalities.image.sets import find_fashion_mnist
 from modalities.pretrained import PretrainedConfig
 from scm_core.contract.config import Config
-from scm_core.contract.spec import ModalitySpec
+from scm_core.contract.fields import Schema
+from scm_core.contract.spec import (
+    Autoencoder,
+    DataModule,
+    Features,
+    ModalitySpec,
+    Scorer,
+    Shape,
+    Statistics,
+)
 from scm_core.networks import backbones
 
 ROOT = Path(__file__).parents[2]
@@ -26,21 +35,27 @@ class ImageConfig(Config):
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
 
 
-def _autoencoder(config, shape, statistics):
+def _autoencoder(config: ImageConfig, shape: Shape, statistics: Statistics) -> Autoencoder | None:
     name = config.decoder.pretrained
     return pretrained.load(name, shape, statistics) if name else None
 
 
-def _features(config):
+def _backbone(
+    config: ImageConfig, shape: Shape, schema: Schema, statistics: Statistics
+) -> nn.Module:
+    return backbones.build(config.backbone, shape, schema)
+
+
+def _features(config: ImageConfig) -> Features:
     from modalities.image.features import EfficientNetLite0
 
     return EfficientNetLite0()
 
 
-def _judge(config, data):
-    from modalities.image.judge import ClassJudge
+def _scorer(config: ImageConfig, data: DataModule) -> Scorer:
+    from modalities.image.scorer import ClassScorer
 
-    return ClassJudge(data)
+    return ClassScorer(data)
 
 
 SPEC = ModalitySpec(
@@ -50,12 +65,12 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "image",
     find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=ROOT / "checkpoints" / "image",
-    build_data=lambda config: ImageDataModule(config.data, OmegaConf.to_object(config.limits)),
+    build_data=lambda config: ImageDataModule(config.data, config.limits),
     build_autoencoder=_autoencoder,
-    build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
-    build_decoder=lambda config, statistics: ImageDecoder(statistics),
+    build_backbone=_backbone,
+    build_codec=lambda config, statistics: ImageCodec(statistics),
     build_features=_features,
-    build_judge=_judge,
+    build_scorer=_scorer,
     bars={
         "reference_time_over_two_step_time": 50,
         "two_step_distance_over_best_teacher": 1.10,

@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from scm_core.base.errors import UserError
+from scm_core.contract.spec import Features
 
 SIZE = 64  # pixels: four times the cost of 28 or 32, and the network halves the grid five times
 # EfficientNet-Lite was trained on (u8 - 127) / 128, not on the per-channel statistics of ImageNet.
 MEAN, STD = 127.0, 128.0
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(Features):
     """Pooled penultimate features of an ImageNet classifier: uint8 (B, C, H, W) -> (B, 1280).
 
     EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946); its weights lie in a package, so it needs

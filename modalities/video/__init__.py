@@ -3,16 +3,25 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from torch import nn
 
 from modalities import pretrained
 from modalities.image.sets import find_fashion_mnist
 from modalities.video import autoencoder
 from modalities.video.autoencoder import DecoderConfig
+from modalities.video.codec import ClipCodec
 from modalities.video.data import VideoData, VideoDataModule
-from modalities.video.decoder import ClipDecoder
 from scm_core.contract.config import Config
-from scm_core.contract.spec import ModalitySpec
+from scm_core.contract.fields import Schema
+from scm_core.contract.spec import (
+    Autoencoder,
+    DataModule,
+    Features,
+    ModalitySpec,
+    Scorer,
+    Shape,
+    Statistics,
+)
 from scm_core.networks import backbones
 
 ROOT = Path(__file__).parents[2]
@@ -27,22 +36,28 @@ class VideoConfig(Config):
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
 
 
-def _autoencoder(config, shape, statistics):
+def _autoencoder(config: VideoConfig, shape: Shape, statistics: Statistics) -> Autoencoder:
     if config.decoder.pretrained:
         return pretrained.load(config.decoder.pretrained, shape, statistics)
     return autoencoder.build(config.decoder, shape)
 
 
-def _features(config):
+def _backbone(
+    config: VideoConfig, shape: Shape, schema: Schema, statistics: Statistics
+) -> nn.Module:
+    return backbones.build(config.backbone, shape, schema)
+
+
+def _features(config: VideoConfig) -> Features:
     from modalities.video.features import FramesAndMotion
 
     return FramesAndMotion()
 
 
-def _judge(config, data):
-    from modalities.video.judge import ClipJudge
+def _scorer(config: VideoConfig, data: DataModule) -> Scorer:
+    from modalities.video.scorer import ClipScorer
 
-    return ClipJudge(data)
+    return ClipScorer(data)
 
 
 SPEC = ModalitySpec(
@@ -52,12 +67,12 @@ SPEC = ModalitySpec(
     presets=ROOT / "configs" / "video",
     find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=ROOT / "checkpoints" / "video",
-    build_data=lambda config: VideoDataModule(config.data, OmegaConf.to_object(config.limits)),
+    build_data=lambda config: VideoDataModule(config.data, config.limits),
     build_autoencoder=_autoencoder,
-    build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
-    build_decoder=lambda config, statistics: ClipDecoder(statistics, config.decoder.lossless),
+    build_backbone=_backbone,
+    build_codec=lambda config, statistics: ClipCodec(statistics, config.decoder.lossless),
     build_features=_features,
-    build_judge=_judge,
+    build_scorer=_scorer,
     evaluation_samples={"cpu": 1_000},
     bars={
         "reference_time_over_two_step_time": 50,

@@ -10,6 +10,7 @@ from torch.nn import functional
 from modalities.pretrained import PretrainedConfig
 from scm_core.base.errors import UserError
 from scm_core.contract.config import AutoencoderConfig
+from scm_core.contract.spec import Autoencoder
 from scm_core.networks.layers.patch import fold, unfold
 
 FIRST, SECOND = (4, 2, 2), (1, 2, 2)  # what is folded into channels, one after the other
@@ -52,7 +53,7 @@ class CausalBlock(nn.Module):
         return x + self.time(functional.pad(hidden, (0, 0, 0, 0, 2, 0)))
 
 
-class Autoencoder(nn.Module):
+class CausalAutoencoder(Autoencoder):
     """Clips (B, C, T, H, W) of std sigma_data to latents (B, latents, T/4, H/4, W/4) and back.
 
     What a latent frame says depends on no later frame than its own four, so that clips of any
@@ -119,6 +120,6 @@ class Unfolded(nn.Module):
         return unfold(self.convolution(x), self.patch)
 
 
-def build(config: DecoderConfig, shape: tuple[int, ...]) -> nn.Module:
+def build(config: DecoderConfig, shape: tuple[int, ...]) -> Autoencoder:
     """The autoencoder of clips of ``shape`` (C, T, H, W)."""
-    return Autoencoder(shape[0], config.latents, config.width, config.blocks)
+    return CausalAutoencoder(shape[0], config.latents, config.width, config.blocks)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from modalities.image.features import EfficientNetLite0
+from scm_core.contract.spec import Features
 
 FRAMES = 8  # looked at in a clip, evenly spaced
 
 
-class FramesAndMotion:
+class FramesAndMotion(Features):
     """Uint8 clips (B, 3, T, H, W) to (B, 2560): what frames show, and how that changes.
 
     The first half is the mean over frames of EfficientNet-Lite0's pooled features (`FRAMES` of a

@@ -107,9 +107,10 @@ def plugin(name: str) -> Iterator[Finding]:
         return
     yield Finding("loads", True, f"version {spec.api_version} of the contract")
     settings = config.defaults(spec)
-    questions = {"evaluation": lambda: spec.build_features(settings).name}
+    settings.modality = name
+    questions = {"evaluation": lambda: spec.features(settings).name}
     if spec.find_data:
-        questions = {"data": lambda: spec.find_data(settings), **questions}
+        questions = {"data": lambda: spec.location(settings), **questions}
     for thing, ask in questions.items():
         try:
             yield Finding(thing, True, str(ask()))

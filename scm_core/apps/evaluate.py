@@ -63,20 +63,20 @@ def evaluate(arguments: list[str], first: bool) -> None:
     out = Path(settings.out) if settings.out else student.path.parent
     foreign.refuse(student.path, student.places, of_data)
     full_config = config.merge(student.config, ("command line", of_data))
-    data = student.spec.build_data(full_config)
+    data = student.spec.data(full_config)
     data.setup()
     if tuple(data.shape) != student.data_shape:
         raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.data_shape}")
     bench = Bench(
         features=_features(settings.features, student.spec, full_config),
-        judge=student.spec.build_judge(full_config, data),
+        scorer=student.spec.scorer(full_config, data),
         n=settings.n or student.spec.evaluation_samples.get(preset, plan.n),
         seed=settings.seed,
         batch_size=settings.batch_size,
         device=student.device,
     )
     about = _about(student, teacher, full_config, bench, plan)
-    about["identity"] = getattr(data, "identity", None)
+    about["identity"] = data.identity
     rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about, first))
     if not first:
         return
@@ -106,7 +106,7 @@ def _preset(settings: DictConfig) -> str:
 def _features(name: str | None, spec: ModalitySpec, full_config: DictConfig) -> Features:
     """The plugin's feature extractor, or an object of the class at `package.module:CLASS`."""
     if not name:
-        return spec.build_features(full_config)
+        return spec.features(full_config)
     module, _, kind = name.partition(":")
     try:
         return getattr(importlib.import_module(module), kind)()
@@ -160,7 +160,7 @@ def _about(
 
 def _extractor(features: Features) -> list[str]:
     """Which features these are, whatever they are called: their class, and hashes of weights."""
-    parts = (features, *getattr(features, "__dict__", {}).values())
+    parts = (features, *vars(features).values())
     weights = [fingerprint(part) for part in parts if isinstance(part, nn.Module)]
     return [f"{type(features).__module__}:{type(features).__qualname__}", *weights]
 

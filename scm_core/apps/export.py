@@ -50,8 +50,8 @@ class Student(nn.Module):
         super().__init__()
         self.backbone, self.sigma_data = model.backbone, model.sigma_data
         self.times = samplers.consistency_times(steps, model.sigma_data)
-        self.autoencoder = getattr(model.decoder, "autoencoder", None)  # with weights to be found
-        self.traced = getattr(model.decoder, "traced", None)
+        self.autoencoder = model.decoder.autoencoder  # with weights to be found
+        self.traced = model.decoder.traced
         self.shape = (steps, *model.shape)
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:
@@ -66,7 +66,7 @@ class Student(nn.Module):
             condition,
             lambda _: next(later),
         )
-        return self.traced(x) if self.traced else x
+        return self.traced(x)
 
 
 def main(arguments: list[str]) -> None:

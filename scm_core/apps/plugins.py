@@ -122,7 +122,7 @@ def yaml_comments(path: Path) -> dict[str, str]:
 def shapes(spec: ModalitySpec, settings: Any) -> Iterator[str]:
     """Lines that say what a sample and its conditions are, or why the data cannot be had."""
     try:
-        data = spec.build_data(settings)
+        data = spec.data(settings)
         data.setup()
     except UserError as error:
         yield f"Shapes and conditions are those of the data, and there are none: {error}"

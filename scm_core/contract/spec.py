@@ -4,84 +4,27 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from torch import Tensor, nn
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition, Field, Schema
+from scm_core.contract.config import Config
+from scm_core.contract.fields import Field, Schema
+from scm_core.contract.parts import SIGMA_DATA as SIGMA_DATA  # plugins import the contract here
+from scm_core.contract.parts import Autoencoder, Codec, DataModule, Features, Scorer
+from scm_core.contract.parts import Batch as Batch
 
-API_VERSION = 1
+Shape = tuple[int, ...]
+Statistics = dict[str, Any]
+AnyConfig = Config | DictConfig
+API_VERSION = 2
 GROUP = "scm_core.modalities"
-SIGMA_DATA = 0.5
-
-
-class Batch(NamedTuple):
-    """Samples x, float32 (B, C, *grid) of mean 0 and std `SIGMA_DATA`, and their conditions."""
-
-    x: Tensor
-    condition: Condition
-
-
-class DataModule(Protocol):
-    """What, once set up, knows its samples; a LightningDataModule, or any class with these.
-
-    `shape` is (C, *grid), `condition` the schema, `statistics` what the decoder needs to undo the
-    standardisation (plain containers: they travel in the checkpoint). `real` yields what an
-    evaluation compares with: batches of the media themselves, tensors (B, ...), of the split
-    "train" in random order, or of "test" in the order of `val_dataloader`. Where decoding clips,
-    `bounds` says to what: a lowest and a highest x, tensors that broadcast to (C, *grid).
-
-    One may also have `identity`, what its samples are made of on any machine, in plain containers,
-    and `standardise(statistics)`, which serves samples by those that a resumed run began with.
-    """
-
-    shape: tuple[int, ...]
-    condition: Schema
-    statistics: dict[str, Any]
-
-    def setup(self, stage: str | None = None) -> None: ...
-    def train_dataloader(self) -> Any: ...
-    def val_dataloader(self) -> Any: ...
-    def real(self, split: str) -> Iterator[tuple[Tensor, Condition]]: ...
-
-
-class Decoder(Protocol):
-    """Between samples and media, for a whole batch; `save` writes one decoded sample.
-
-    `exact` says that `decode` gives back what was encoded; if not, an evaluation also measures
-    real media encoded and decoded, the best that samples can be, and, where there is a method
-    `fidelity(media, decoded) -> {name: (B,)}`, how near the two are. A decoder of media that are
-    played has `seconds(media) -> float`, how long each of them lasts, and
-    `sound(media) -> (waveform (samples,), rate in Hz)` where there is something to hear. Where
-    `save` writes several files, `play(media, path) -> Path` may write the first of them alone: what
-    a page or a client wants at once. One with `traced(x) -> Tensor`, what `decode` does as far as
-    that is one graph of tensors, has that part in the files of `scm_core.export`; without it they
-    end at x.
-    """
-
-    exact: bool
-
-    def encode(self, media: Any) -> Tensor: ...
-    def decode(self, x: Tensor) -> Any: ...
-    def save(self, media: Any, path: Path) -> Path: ...
-    def preview(self, media: Any) -> Tensor: ...
-
-
-class Features(Protocol):
-    """A feature extractor for metrics, (B, D) float32; `name` appears in every figure's name."""
-
-    name: str
-
-    def __call__(self, media: Any) -> Tensor: ...
-
-
-Judge = Callable[[Any, Condition], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,30 +34,29 @@ class ModalitySpec:
     `config` is a dataclass derived from `contract.config.Config`, `config_file` its defaults and
     `presets` a folder of NAME.yaml. `checkpoints` may hold teacher and student to sample from when
     none is named. `find_data` says where the data are, or raises UserError with how to get them; it
-    neither reads nor downloads them. Every `build_*` gets the finished configuration;
-    `build_backbone(config, shape, condition)` also the data's statistics, where it has a parameter
-    `statistics`. `build_judge` returns per-sample scores of media against their condition, by name.
+    neither reads nor downloads them. Every `build_*` gets the finished configuration, an object of
+    the class `config`; the core calls them by the methods below.
     `evaluation_samples` replaces the number of samples of an evaluation's preset, and `bars` says
     what two steps ought to reach, by the name of a ratio in `scm_core.evaluation.evaluator.ratios`.
     `fields` are kinds of condition fields that it brings itself, for a checkpoint to find them.
 
-    With `build_autoencoder` samples are latents: given the configuration, the shape of the data
-    module's samples and its statistics, it returns a module whose `encode` maps those samples to
-    (B, C, *grid) and whose `decode` maps them back, or None where this configuration has none. It
-    is trained by the stage `decoder`, unless its attribute `pretrained` is true. See
-    `scm_core.data.latents` for what such a data module states.
+    With `build_autoencoder` samples are latents of what it returns, given the configuration, the
+    shape of the data module's samples and its statistics: None where this configuration has none.
+    The stage `decoder` trains it, unless it is a pretrained one.
     """
 
     name: str
-    config: type
+    config: type[Config]
     config_file: Path
     presets: Path
     build_data: Callable[[Any], DataModule]
-    build_backbone: Callable[..., nn.Module]
-    build_decoder: Callable[[Any, dict[str, Any]], Decoder]
+    build_backbone: Callable[[Any, Shape, Schema, Statistics], nn.Module]
+    build_codec: Callable[[Any, Statistics], Codec]
     build_features: Callable[[Any], Features]
-    build_judge: Callable[[Any, DataModule], Judge]
-    build_autoencoder: Callable[[Any, tuple[int, ...], dict], nn.Module | None] | None = None
+    build_scorer: Callable[[Any, DataModule], Scorer] = lambda config, data: Scorer()
+    build_autoencoder: Callable[[Any, Shape, Statistics], Autoencoder | None] = (
+        lambda config, shape, statistics: None
+    )
     find_data: Callable[[Any], Path | str] | None = None
     checkpoints: Path | None = None
     evaluation_samples: Mapping[str, int] = field(default_factory=dict)
@@ -122,13 +64,42 @@ class ModalitySpec:
     fields: tuple[type[Field], ...] = ()
     api_version: int = API_VERSION
 
+    def data(self, config: AnyConfig) -> DataModule:
+        """The data module, not yet set up."""
+        return self.build_data(_object(config))
+
     def backbone(
-        self, config: Any, shape: tuple[int, ...], condition: Schema, statistics: dict[str, Any]
+        self, config: AnyConfig, shape: Shape, condition: Schema, statistics: Statistics
     ) -> nn.Module:
-        """A new network, by `build_backbone`."""
-        asks = "statistics" in inspect.signature(self.build_backbone).parameters
-        more = {"statistics": statistics} if asks else {}
-        return self.build_backbone(config, shape, condition, **more)
+        """A new network."""
+        return self.build_backbone(_object(config), shape, condition, statistics)
+
+    def codec(self, config: AnyConfig, statistics: Statistics) -> Codec:
+        """Between samples and media, by the data's statistics."""
+        return self.build_codec(_object(config), statistics)
+
+    def autoencoder(
+        self, config: AnyConfig, shape: Shape, statistics: Statistics
+    ) -> Autoencoder | None:
+        """A new one of samples of that shape, where this configuration has one."""
+        return self.build_autoencoder(_object(config), shape, statistics)
+
+    def features(self, config: AnyConfig) -> Features:
+        """The feature extractor of an evaluation."""
+        return self.build_features(_object(config))
+
+    def scorer(self, config: AnyConfig, data: DataModule) -> Scorer:
+        """The scorer of an evaluation, of data that have been set up."""
+        return self.build_scorer(_object(config), data)
+
+    def location(self, config: AnyConfig) -> Path | str:
+        """Where the data are, by `find_data`."""
+        return self.find_data(_object(config))
+
+
+def _object(config: AnyConfig) -> Config:
+    """The configuration as an object of the plugin's own class, which knows no OmegaConf."""
+    return OmegaConf.to_object(config) if isinstance(config, DictConfig) else config
 
 
 def get(name: str) -> ModalitySpec:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from scm_core.base.distributed import world
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition, Schema
-from scm_core.contract.spec import Batch, Decoder
+from scm_core.contract.spec import Batch, Codec, DataModule
 from scm_core.data.cache import CACHE, Table, cached
 
 SPLITS = ("train", "test")
@@ -142,11 +142,11 @@ def per_channel(media: Tensor) -> dict[str, list[float]]:
     }
 
 
-class InMemory:
+class InMemory(DataModule):
     """A data module for media that fit into memory.
 
     ``read(split)`` gives the media of "train" or "test", a tensor (N, ...), and their conditions,
-    as the schema ``condition`` says. ``decoder(statistics)`` builds the decoder, which encodes
+    as the schema ``condition`` says. ``codec(statistics)`` builds the codec, which encodes
     them; the statistics are what ``statistics(media)`` says of the training media, in plain
     containers: `overall`, `per_channel`, or a function of yours.
 
@@ -158,13 +158,13 @@ class InMemory:
         self,
         read: Callable[[str], tuple[Tensor, Condition]],
         condition: Schema,
-        decoder: Callable[[dict[str, Any]], Decoder],
+        codec: Callable[[dict[str, Any]], Codec],
         batch_size: int,
         statistics: Callable[[Tensor], dict[str, Any]] = overall,
         kept_as: Any = None,
         cache: Path = CACHE / "media",
     ) -> None:
-        self.read, self.condition, self.decoder = read, condition, decoder
+        self.read, self.condition, self.codec = read, condition, codec
         self.batch_size, self.measure = batch_size, statistics
         self.kept_as, self.cache = kept_as, cache
         self.media: dict[str, tuple[Tensor, Condition]] = {}
@@ -182,7 +182,7 @@ class InMemory:
     def standardise(self, statistics: dict[str, Any]) -> None:
         """Serve samples by these statistics."""
         self.statistics = statistics
-        encode = self.decoder(statistics).encode
+        encode = self.codec(statistics).encode
         self.sets = {split: Samples(encode(m), c) for split, (m, c) in self.media.items()}
         self.shape = tuple(self.sets["train"].x.shape[1:])
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from scm_core.base.device import best_device, resolve_precision
 from scm_core.base.errors import UserError
-from scm_core.contract.fields import Condition, Schema
-from scm_core.contract.spec import SIGMA_DATA, DataModule, Decoder
+from scm_core.contract.fields import Condition
+from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Codec, DataModule
 from scm_core.data.batches import Samples, channelwise, loader, per_channel
 from scm_core.data.cache import CACHE, Table, cached
 
@@ -24,7 +24,7 @@ BATCH = 32  # samples that an autoencoder is given at a time, at most
 ELEMENTS = 1 << 21  # of these samples together, at most, or one sample
 
 
-class Latents:
+class Latents(DataModule):
     """Another data module's samples as latents, float32 (B, C, *grid) of std sigma_data a channel.
 
     They are encoded once and kept in `cache` under a hash of that data module's `identity` and
@@ -33,14 +33,10 @@ class Latents:
     `__getitems__` gives a `Batch`.
     """
 
-    shape: tuple[int, ...]
-    condition: Schema
-    statistics: dict[str, Any]
-
     def __init__(
         self,
         data: DataModule,
-        autoencoder: nn.Module,
+        autoencoder: Autoencoder,
         batch_size: int,
         cache: Path = CACHE / "latents",
     ) -> None:
@@ -55,6 +51,9 @@ class Latents:
             standardised(made, split, latents) for split in ("train", "test")
         )
         self.shape = tuple(self.train_set.x.shape[1:])
+
+    def setup(self, stage: str | None = None) -> None:
+        """All of it is there since it was built."""
 
     def standardise(self, statistics: dict[str, Any]) -> None:
         """Serve latents by these statistics instead."""
@@ -91,51 +90,58 @@ def standardised(made: dict[str, Tensor], split: str, statistics: dict[str, Any]
     return Samples(z.sub_(mean).mul_(SIGMA_DATA / std), condition)
 
 
-class LatentDecoder:
-    """A modality's own decoder behind an autoencoder: between media and standardised latents.
-
-    What it has beyond encoding and decoding (`save`, `preview`, `seconds`, ...) is the modality's.
-    """
+class LatentCodec(Codec):
+    """A modality's own codec behind an autoencoder: between media and standardised latents."""
 
     exact = False
 
-    def __init__(
-        self, autoencoder: nn.Module, decoder: Decoder, statistics: dict[str, Any]
-    ) -> None:
+    def __init__(self, autoencoder: Autoencoder, codec: Codec, statistics: dict[str, Any]) -> None:
         """Of an autoencoder with its weights, and the statistics that `Latents` states."""
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.decoder = decoder
+        self.codec = codec
         self.batch = batch_of(statistics["of"])
         self.mean, self.std = channelwise(statistics, len(statistics["of"]) - 1)
 
     def encode(self, media: Any) -> Tensor:
         """Media to x float32 (B, C, *grid)."""
-        parts = self.decoder.encode(media).split(self.batch)
+        parts = self.codec.encode(media).split(self.batch)
         z = torch.cat([run(self.autoencoder, "encode", x) for x in parts])
         return (z - self.mean.to(z.device)) / self.std.to(z.device) * SIGMA_DATA
 
     def decode(self, x: Tensor) -> Any:
         """Samples x to media."""
         parts = self._latents(x).split(self.batch)
-        return self.decoder.decode(torch.cat([run(self.autoencoder, "decode", z) for z in parts]))
+        return self.codec.decode(torch.cat([run(self.autoencoder, "decode", z) for z in parts]))
 
     def traced(self, x: Tensor) -> Tensor:
-        """The same as one graph: of the whole batch, as far as the modality's own decoder goes."""
-        decoded = self.autoencoder.decode(self._latents(x))
-        rest = getattr(self.decoder, "traced", None)
-        return rest(decoded) if rest else decoded
+        """The same as one graph: of the whole batch, as far as the modality's own codec goes."""
+        return self.codec.traced(self.autoencoder.decode(self._latents(x)))
+
+    def save(self, media: Any, path: Path) -> Path:
+        """As the modality's own, like all below."""
+        return self.codec.save(media, path)
+
+    def preview(self, media: Any) -> Tensor:
+        return self.codec.preview(media)
+
+    def play(self, media: Any, path: Path) -> Path:
+        return self.codec.play(media, path)
+
+    def seconds(self, media: Any) -> float | None:
+        return self.codec.seconds(media)
+
+    def sound(self, media: Any) -> tuple[Tensor, int] | None:
+        return self.codec.sound(media)
+
+    def fidelity(self, media: Any, decoded: Any) -> dict[str, Tensor]:
+        return self.codec.fidelity(media, decoded)
 
     def _latents(self, x: Tensor) -> Tensor:
         return x.float() / SIGMA_DATA * self.std.to(x.device) + self.mean.to(x.device)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "decoder":  # while being unpickled
-            raise AttributeError(name)
-        return getattr(self.decoder, name)
-
 
 @torch.no_grad()
-def run(autoencoder: nn.Module, method: str, x: Tensor) -> Tensor:
+def run(autoencoder: Autoencoder, method: str, x: Tensor) -> Tensor:
     """One of the autoencoder's methods, float32, at the precision that the device is fast at."""
     autoencoder.to(x.device)
     fast = resolve_precision("auto", x.device.type) == "bf16-mixed"
@@ -143,7 +149,7 @@ def run(autoencoder: nn.Module, method: str, x: Tensor) -> Tensor:
         return getattr(autoencoder, method)(x).float()
 
 
-def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
+def encoded(data: DataModule, autoencoder: Autoencoder) -> Table:
     """Both splits' latents and conditions, and mean and std of the training latents a channel."""
     latent_shape(autoencoder, data.train_set.__getitems__([0]).x)
     device = best_device()
@@ -161,7 +167,7 @@ def encoded(data: DataModule, autoencoder: nn.Module) -> Table:
     return tensors, per_channel(tensors["train.latents"])
 
 
-def latent_shape(autoencoder: nn.Module, x: Tensor) -> tuple[int, ...]:
+def latent_shape(autoencoder: Autoencoder, x: Tensor) -> tuple[int, ...]:
     """(C, *grid) of latents of samples like x (B, C, *grid).
 
     UserError where samples do not come back as large as they were.

@@ -27,7 +27,7 @@ from scm_core.base.errors import UserError
 from scm_core.base.files import save_tensors
 from scm_core.contract import spec as modalities
 from scm_core.contract.fields import Condition, Schema, schema_from_dict, schema_to_dict
-from scm_core.data.latents import LatentDecoder, fingerprint
+from scm_core.data.latents import LatentCodec, fingerprint
 from scm_core.engine import config as configuration
 from scm_core.engine import foreign
 from scm_core.engine.replay import Replayed
@@ -57,7 +57,7 @@ class Checkpoint:
     statistics: dict[str, Any]
     sigma_data: float
     backbone: nn.Module
-    decoder: modalities.Decoder
+    decoder: modalities.Codec
     places: foreign.Places  # of its data, which an evaluation does not take from a file
 
     @property
@@ -202,10 +202,10 @@ def _built(
     about = shape, condition, described["statistics"]
     backbone = _network(lambda: spec.backbone(config, *about), weights, path)
     with foreign.Bounded(weights, path):
-        decoder = spec.build_decoder(config, described["statistics"])
+        decoder = spec.codec(config, described["statistics"])
     if latents := described["statistics"].get("latents"):
         autoencoder = build_autoencoder(spec, config, described["statistics"], of_autoencoder, path)
-        decoder = LatentDecoder(autoencoder, decoder, latents)
+        decoder = LatentCodec(autoencoder, decoder, latents)
     return Checkpoint(
         path=path,
         stage=described["stage"],
@@ -241,7 +241,7 @@ def build_autoencoder(
     latents = statistics["latents"]
 
     def build() -> nn.Module:
-        return spec.build_autoencoder(config, tuple(latents["of"]), statistics)
+        return spec.autoencoder(config, tuple(latents["of"]), statistics)
 
     if weights:
         return _network(build, weights, source)

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scm_core.base.console import console
-from scm_core.contract.spec import Decoder
+from scm_core.contract.spec import Codec
 from scm_core.data import media
 from scm_core.engine import sharding
 from scm_core.engine.callbacks import AtSteps, Averaging
@@ -121,7 +121,7 @@ class Previews(Callback):
     """Samples of the averaged weights, always from the same noise, as PNG and in TensorBoard."""
 
     def __init__(
-        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], decoder: Decoder
+        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], decoder: Codec
     ) -> None:
         self.every, self.folder, self.draw, self.decoder = every, folder, draw, decoder
         self.drawn = -1
@@ -143,8 +143,8 @@ class Previews(Callback):
         picture = self.decoder.preview(drawn)
         media.write_png(picture, self.folder / f"{step:07d}.png")
         trainer.logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-        if hasattr(self.decoder, "sound"):
-            waveform, rate = self.decoder.sound(drawn)
+        if heard := self.decoder.sound(drawn):
+            waveform, rate = heard
             trainer.logger.experiment.add_audio("samples", waveform, step, sample_rate=rate)
 
 

@@ -20,9 +20,9 @@ from scm_core.base.claim import agreed
 from scm_core.base.errors import UserError
 from scm_core.base.files import Lock, write_text
 from scm_core.contract.fields import Schema, schema_to_dict, with_examples
-from scm_core.contract.spec import SIGMA_DATA, DataModule, Decoder, ModalitySpec
+from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Codec, DataModule, ModalitySpec
 from scm_core.data.batches import spread
-from scm_core.data.latents import LatentDecoder, Latents, latent_shape, run
+from scm_core.data.latents import LatentCodec, Latents, latent_shape, run
 from scm_core.dual import DualError
 from scm_core.engine import checkpoint, config, sampling, sharding
 from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
@@ -59,13 +59,13 @@ class Run:
         self._check_folder()
         self.seed = sampling.fold(settings.seed)
         seed_everything(self.seed, verbose=False)
-        self.data: DataModule = spec.build_data(settings)
+        self.data: DataModule = spec.data(settings)
         self.data.setup()
         about = self._agree()
         self.statistics = about["statistics"]
-        self.decoder: Decoder = spec.build_decoder(settings, self.statistics)
+        self.decoder: Codec = spec.codec(settings, self.statistics)
         self.autoencoder = self._autoencoder()
-        self.pretrained = getattr(self.autoencoder, "pretrained", False)
+        self.pretrained = bool(self.autoencoder and self.autoencoder.pretrained)
         self.stages = self._stages()
         if not (self.folder / "config.yaml").exists():
             self._check_fit()
@@ -135,12 +135,9 @@ class Run:
             raise UserError(f"stage={named} is none of {', '.join(known)}")
         return [named] if named else list(known)
 
-    def _autoencoder(self) -> nn.Module | None:
+    def _autoencoder(self) -> Autoencoder | None:
         """A new one of the data's samples, where this modality has one."""
-        if not self.spec.build_autoencoder:
-            return None
-        of_data = tuple(self.data.shape), self.statistics
-        return self.spec.build_autoencoder(self.settings, *of_data)
+        return self.spec.autoencoder(self.settings, tuple(self.data.shape), self.statistics)
 
     def _check_fit(self) -> None:
         """UserError, before anything is written, where data, autoencoder or backbone do not fit."""
@@ -162,7 +159,7 @@ class Run:
         self.statistics = {**self.statistics, "latents": latents}
         if latents != measured:
             self.data.standardise(self.statistics)
-        self.decoder = LatentDecoder(self.autoencoder, self.decoder, latents)
+        self.decoder = LatentCodec(self.autoencoder, self.decoder, latents)
         self._write("latents.json", json.dumps(latents))
 
     def _build(self, name: str) -> Stage:
@@ -180,8 +177,7 @@ class Run:
         if self.settings.student.method == "distill":
             teacher = self.spec.backbone(self.settings, *of_data)
             teacher.load_state_dict(backbone.state_dict())
-        bounds = getattr(self.data, "bounds", None)
-        return Student(backbone, schema, self.settings.student, teacher, bounds)
+        return Student(backbone, schema, self.settings.student, teacher, self.data.bounds)
 
     def _trainer(self, name: str, steps: int, averaging: Averaging, guard: Guard) -> Trainer:
         options = self.settings.trainer
@@ -270,11 +266,10 @@ class Run:
             "condition": schema_to_dict(self.data.condition),
             "statistics": self.data.statistics,
         }
-        if (identity := getattr(self.data, "identity", None)) is not None:
-            about["identity"] = identity
+        if self.data.identity is not None:
+            about["identity"] = self.data.identity
         about = agreed(self.folder / "data.json", about, "on other data")
-        same = about["statistics"] == json.loads(json.dumps(self.data.statistics))
-        if not same and hasattr(self.data, "standardise"):
+        if about["statistics"] != json.loads(json.dumps(self.data.statistics)):
             self.data.standardise(about["statistics"])
         return about
 

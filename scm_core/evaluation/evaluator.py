@@ -14,7 +14,7 @@ from torch import Tensor
 from scm_core.base import distributed
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import DataModule, Decoder, Features, Judge
+from scm_core.contract.spec import Codec, DataModule, Features, Scorer
 from scm_core.engine import sampling
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
@@ -93,7 +93,7 @@ class Bench:
     """What all rows are measured with: instruments, sample count ``n``, seed, batch size."""
 
     features: Features
-    judge: Judge
+    scorer: Scorer
     n: int
     seed: int
     batch_size: int
@@ -112,10 +112,10 @@ class Bench:
         return torch.cat(found)
 
     @torch.no_grad()
-    def test(self, data: DataModule, advance: Advance, through: Decoder | None = None) -> Samples:
+    def test(self, data: DataModule, advance: Advance, through: Codec | None = None) -> Samples:
         """Up to ``n`` real media of the held-out split, chosen at random by the seed.
 
-        They are first encoded and decoded where ``through`` is a decoder, whose fidelity is then
+        They are first encoded and decoded where ``through`` is a codec, whose fidelity is then
         among the scores. Raises UserError when there are too few to compare with.
         """
         total = sum(len(batch.x) for batch in data.val_dataloader())
@@ -134,8 +134,7 @@ class Bench:
             media, near = media[here].to(self.device), {}
             if through:
                 original, media = media, through.decode(through.encode(media))
-                if hasattr(through, "fidelity"):
-                    near = through.fidelity(original, media)
+                near = through.fidelity(original, media)
             condition = {key: value[here].to(self.device) for key, value in condition.items()}
             parts.append(self._measure(media, condition, near))
             advance(len(here))
@@ -201,7 +200,7 @@ class Bench:
         }
 
     def _measure(self, media: Any, condition: Condition, near: dict[str, Tensor]) -> Samples:
-        scores = {**self.judge(media, condition), **near}
+        scores = {**self.scorer(media, condition), **near}
         scores = {key: value.cpu() for key, value in scores.items()}
         condition = {key: value.cpu() for key, value in condition.items()}
         return Samples(self.features(media).cpu(), condition, scores)
@@ -222,9 +221,8 @@ def _cost(model: Checkpoint, nfe: float, seconds: Tensor, media: Any) -> Row:
         "sampling_seconds": sampling,
         "decoding_seconds": decoding,
     }
-    if hasattr(model.decoder, "seconds"):
-        cost["media_seconds"] = model.decoder.seconds(media)
-        cost["real_time_factor"] = cost["media_seconds"] / cost["seconds_per_sample"]
+    if lasts := model.decoder.seconds(media):
+        cost |= {"media_seconds": lasts, "real_time_factor": lasts / cost["seconds_per_sample"]}
     return cost
 
 

@@ -1,4 +1,4 @@
-"""Checks of the data, the conditions and the decoder."""
+"""Checks of the data, the conditions and the codec."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def shapes(subject: Subject) -> str:
     F = subject.network(x, t, condition)
     if F.shape != x.shape or not F.isfinite().all():
         raise Fault(f"F is {tuple(F.shape)} for x {tuple(x.shape)}", "F needs the shape of x")
-    media = subject.decoder.decode(subject.held_out.x[:SAMPLES])
+    media = subject.codec.decode(subject.held_out.x[:SAMPLES])
     count, wanted = sum(1 for _ in media), len(subject.held_out.x[:SAMPLES])
-    picture = subject.decoder.preview(media)
+    picture = subject.codec.preview(media)
     if count != wanted or picture.dtype != torch.uint8 or picture.shape[2:] != (3,):
         raise Fault(
             f"{count} media from {wanted} samples; preview {picture.dtype} {tuple(picture.shape)}",
@@ -103,13 +103,13 @@ def round_trip(subject: Subject) -> str:
     """Real media through encode and decode: the error, nothing clipped, x as loaded."""
     media, _ = first(subject.data.real("test"))
     media = media[:SAMPLES]
-    x = subject.decoder.encode(media)
-    decoded = subject.decoder.decode(x)
+    x = subject.codec.encode(media)
+    decoded = subject.codec.decode(x)
     loaded = subject.held_out.x[: len(x)]
-    again = subject.decoder.encode(decoded)
+    again = subject.codec.encode(decoded)
     difference, error = relative(x, loaded), relative(again, x)
-    exact = subject.decoder.exact
-    figure = f"error {error:.2g} of {'an exact' if exact else 'a lossy'} decoder"
+    exact = subject.codec.exact
+    figure = f"error {error:.2g} of {'an exact' if exact else 'a lossy'} codec"
     clipped = _at_ends(decoded) - _at_ends(media)
     if clipped > CLIPPED:
         raise Fault(
@@ -160,10 +160,10 @@ def global_generator(subject: Subject) -> str:
         with seeded(number), torch.no_grad():
             data = subject.data
             if subject.drew:
-                data = subject.spec.build_data(subject.config)
+                data = subject.spec.data(subject.config)
                 data.setup()
             held_out = first(data.val_dataloader())
-            media = subject.decoder.decode(subject.held_out.x[:2])
+            media = subject.codec.decode(subject.held_out.x[:2])
             return {
                 "the data": [held_out.x, *held_out.condition.values()],
                 "F": [subject.network(x, t, given)],

@@ -66,9 +66,9 @@ def reload(subject: Subject) -> str:
     figure = f"{size / 1e6:.1f} MB; F differs by {error:.1e}, half precision"
     if error > RELOADED:
         raise Fault(figure, "register what F depends on as parameters or persistent buffers")
-    decoder = subject.spec.build_decoder(subject.config, described["statistics"])
+    codec = subject.spec.codec(subject.config, described["statistics"])
     held_out = subject.held_out.x[:2]
-    media, again = subject.decoder.decode(held_out), decoder.decode(held_out)
+    media, again = subject.codec.decode(held_out), codec.decode(held_out)
     if isinstance(media, Tensor) and not torch.equal(media, again):
-        raise Fault("media differ", "build the decoder from the statistics alone")
+        raise Fault("media differ", "build the codec from the statistics alone")
     return figure

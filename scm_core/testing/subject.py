@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import SIGMA_DATA, Batch, DataModule, Decoder, ModalitySpec
+from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
 from scm_core.data.latents import run
 from scm_core.dual.verification import awakened
 from scm_core.engine.stages.student import TANGENTS
@@ -59,7 +59,7 @@ class Subject:
     spec: ModalitySpec
     config: DictConfig
     data: DataModule
-    decoder: Decoder
+    codec: Codec
     network: nn.Module
     batch: Batch
     held_out: Batch
@@ -91,7 +91,7 @@ class Subject:
 def prepare(spec: ModalitySpec, config: DictConfig) -> Subject:
     """The plugin's parts, built as training builds them."""
     started, before = time.perf_counter(), global_state()
-    data = spec.build_data(config)
+    data = spec.data(config)
     data.setup()
     seconds, drew = time.perf_counter() - started, global_state() != before
     batch, held_out = first(data.train_dataloader()), first(data.val_dataloader())
@@ -102,7 +102,7 @@ def prepare(spec: ModalitySpec, config: DictConfig) -> Subject:
         spec=spec,
         config=config,
         data=data,
-        decoder=spec.build_decoder(config, data.statistics),
+        codec=spec.codec(config, data.statistics),
         network=awakened(network).eval(),
         batch=batch,
         held_out=held_out,
@@ -114,9 +114,7 @@ def prepare(spec: ModalitySpec, config: DictConfig) -> Subject:
 
 def latents(spec: ModalitySpec, config: DictConfig, data: DataModule, batch: Batch) -> Batch:
     """A batch as standardised latents of the plugin's autoencoder, untrained or not, if any."""
-    if spec.build_autoencoder is None:
-        return batch
-    autoencoder = spec.build_autoencoder(config, tuple(data.shape), data.statistics)
+    autoencoder = spec.autoencoder(config, tuple(data.shape), data.statistics)
     if autoencoder is None:
         return batch
     z = run(autoencoder.eval(), "encode", batch.x)

@@ -4,8 +4,8 @@ from scm_core.testing import check_modality
 
 from glyphs import SPEC
 from glyphs.backbone import CloudConfig, CloudTransformer
+from glyphs.codec import Occupancy
 from glyphs.data import LETTERS, fonts, read
-from glyphs.decoder import occupancy
 
 
 def test_the_plugin_keeps_to_the_contract():
@@ -27,5 +27,5 @@ def test_no_font_is_trained_on_and_held_out():
 def test_letters_differ_and_lie_about_the_origin():
     clouds, condition = read(64, 1, "test")
     assert clouds.abs().max() < 0.6
-    means = [occupancy(clouds)[condition["letter"] == LETTERS.index(c)].mean(0) for c in "IO"]
+    means = [Occupancy()(clouds)[condition["letter"] == LETTERS.index(c)].mean(0) for c in "IO"]
     assert (means[0] - means[1]).abs().sum() > 0.5

@@ -2,8 +2,8 @@ import torch
 from scm_core.testing import check_modality
 
 from neuron import SPEC
+from neuron.codec import Spikes
 from neuron.data import read
-from neuron.decoder import judge
 
 
 def test_the_plugin_keeps_to_the_contract():
@@ -20,4 +20,4 @@ def test_held_out_windows_share_no_value_with_the_training_windows():
 def test_spikes_are_counted():
     window = torch.full((1, 32), -0.5)
     window[0, [4, 5, 20]] = 0.0
-    assert judge(window, {})["spikes"].tolist() == [2.0]
+    assert Spikes()(window, {})["spikes"].tolist() == [2.0]

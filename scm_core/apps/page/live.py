@@ -134,7 +134,7 @@ def _draw(model: Checkpoint, asked: Mapping[str, str], settings: SampleConfig) -
         nfe=counted.nfe(settings.n),
         network_seconds=drawn - started,
         decoding_seconds=finished - drawn,
-        lasts=model.decoder.seconds(decoded) if hasattr(model.decoder, "seconds") else None,
+        lasts=model.decoder.seconds(decoded),
     )
 
 
@@ -143,13 +143,12 @@ def _files(
 ) -> list[File]:
     """Each sample as the decoder saves it, in a file that says how it was made."""
     facts = provenance_of(model, settings, condition)[1:]
-    save = getattr(model.decoder, "play", model.decoder.save)
     files = []
     with tempfile.TemporaryDirectory() as folder:
         for i, fact in enumerate(facts):
             with provenance.stating(fact):
                 stem = Path(folder) / f"{model.spec.name}-{model.stage}-{settings.seed}-{i}"
-                path = save(decoded[i], stem)
+                path = model.decoder.play(decoded[i], stem)
                 kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
                 preview = None
                 if not kind.startswith(("image/", "video/")):

@@ -177,8 +177,7 @@ class Sampler(litserve.LitAPI):
         if not self.places.waits(wanted.ticket):
             return Response(status_code=LEFT)
         model, first = self.models[wanted.modality], self.served[wanted.modality].formats[0]
-        alone = wanted.format == first and hasattr(model.decoder, "play")
-        save = model.decoder.play if alone else model.decoder.save
+        save = model.decoder.play if wanted.format == first else model.decoder.save
         _, *facts = provenance_of(model, wanted.settings, wanted.condition)
         files = [
             encoded(save, one, wanted.format, said)

@@ -9,7 +9,7 @@ from scm_core.contract.spec import ModalitySpec
 from glyphs import data
 from glyphs.backbone import CloudConfig, CloudTransformer
 from glyphs.data import DataConfig
-from glyphs.decoder import Decoder, NearestLetter, occupancy
+from glyphs.codec import CloudCodec, NearestLetter, Occupancy
 
 HERE = Path(__file__).parent
 
@@ -26,8 +26,10 @@ SPEC = ModalitySpec(
     config_file=HERE / "config.yaml",
     presets=HERE / "presets",
     build_data=lambda config: data.build(config.data),
-    build_backbone=lambda config, shape, schema: CloudTransformer(config.backbone, shape, schema),
-    build_decoder=lambda config, statistics: Decoder(statistics),
-    build_features=lambda config: occupancy,
-    build_judge=lambda config, data: NearestLetter(data),
+    build_backbone=lambda config, shape, schema, statistics: CloudTransformer(
+        config.backbone, shape, schema
+    ),
+    build_codec=lambda config, statistics: CloudCodec(statistics),
+    build_features=lambda config: Occupancy(),
+    build_scorer=lambda config, data: NearestLetter(data),
 )

@@ -12,7 +12,7 @@ from matplotlib.textpath import TextPath
 from scm_core.contract.fields import Label
 from scm_core.data.batches import InMemory
 
-from glyphs.decoder import Decoder
+from glyphs.codec import CloudCodec
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FAMILIES = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cm[brst]*10")
@@ -63,4 +63,6 @@ def read(points, draws, split):
 
 def build(config):
     schema = {"letter": Label(len(LETTERS), tuple(LETTERS))}
-    return InMemory(partial(read, config.points, config.draws), schema, Decoder, config.batch_size)
+    return InMemory(
+        partial(read, config.points, config.draws), schema, CloudCodec, config.batch_size
+    )

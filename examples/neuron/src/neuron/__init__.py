@@ -9,7 +9,7 @@ from scm_core.networks import backbones
 
 from neuron import data
 from neuron.data import DataConfig
-from neuron.decoder import Decoder, features, judge
+from neuron.codec import Spikes, Subsampled, WindowCodec
 
 HERE = Path(__file__).parent
 
@@ -26,8 +26,10 @@ SPEC = ModalitySpec(
     config_file=HERE / "config.yaml",
     presets=HERE / "presets",
     build_data=lambda config: data.build(config.data),
-    build_backbone=lambda config, shape, schema: backbones.build(config.backbone, shape, schema),
-    build_decoder=lambda config, statistics: Decoder(statistics),
-    build_features=lambda config: features,
-    build_judge=lambda config, data: judge,
+    build_backbone=lambda config, shape, schema, statistics: backbones.build(
+        config.backbone, shape, schema
+    ),
+    build_codec=lambda config, statistics: WindowCodec(statistics),
+    build_features=lambda config: Subsampled(),
+    build_scorer=lambda config, data: Spikes(),
 )

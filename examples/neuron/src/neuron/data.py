@@ -9,7 +9,7 @@ from matplotlib import cbook
 from scm_core.contract.fields import Label
 from scm_core.data.batches import InMemory
 
-from neuron.decoder import Decoder
+from neuron.codec import WindowCodec
 
 # Where in the recording (12,000 values, one every half millisecond) the neuron fires how.
 PARTS = {"regular": (1_400, 7_000), "irregular": (7_200, 10_900)}
@@ -38,4 +38,4 @@ def read(length, split):
 
 def build(config):
     schema = {"firing": Label(len(PARTS), tuple(PARTS))}
-    return InMemory(partial(read, config.length), schema, Decoder, config.batch_size)
+    return InMemory(partial(read, config.length), schema, WindowCodec, config.batch_size)

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scm_core.contract.config import Config
-from scm_core.contract.spec import ModalitySpec
+from scm_core.contract.spec import Features, ModalitySpec
 from scm_core.networks.backbones import BackboneConfig
 
-from newname import backbone, data, decoder
+from newname import backbone, codec, data
 from newname.data import DataConfig
 
 HERE = Path(__file__).parent
@@ -19,20 +19,22 @@ class ModalityConfig(Config):
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
 
-def features(media):
+class Media(Features):
     """What distances are measured in, (N, D): the media themselves, for want of better."""
-    return media
+
+    name = "newname"
+
+    def __call__(self, media):
+        return media
 
 
-features.name = "newname"
 SPEC = ModalitySpec(
     name="newname",
     config=ModalityConfig,
     config_file=HERE / "config.yaml",
     presets=HERE / "presets",
     build_data=lambda config: data.build(config.data),
-    build_backbone=lambda config, shape, schema: backbone.build(config.backbone, shape, schema),
-    build_decoder=lambda config, statistics: decoder.Decoder(statistics),
-    build_features=lambda config: features,
-    build_judge=lambda config, data: lambda media, condition: {},  # scores of samples, by name
+    build_backbone=lambda config, *about: backbone.build(config.backbone, *about),
+    build_codec=lambda config, statistics: codec.Codec(statistics),
+    build_features=lambda config: Media(),
 )

@@ -3,5 +3,5 @@
 from scm_core.networks import backbones
 
 
-def build(config, shape, schema):
+def build(config, shape, schema, statistics):
     return backbones.build(config, shape, schema)

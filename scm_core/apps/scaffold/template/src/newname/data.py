@@ -6,7 +6,7 @@ import torch
 from scm_core.contract.fields import Label
 from scm_core.data.batches import InMemory
 
-from newname.decoder import Decoder
+from newname.codec import Codec
 
 CLASSES, LENGTH = 4, 64
 
@@ -28,4 +28,4 @@ def read(split):
 
 
 def build(config):
-    return InMemory(read, {"label": Label(CLASSES)}, Decoder, config.batch_size)
+    return InMemory(read, {"label": Label(CLASSES)}, Codec, config.batch_size)

@@ -1,4 +1,4 @@
-"""Between standardised samples and pictures: the image decoder has nothing to learn."""
+"""Between standardised samples and pictures: the image codec has nothing to learn."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from modalities.pixels import PixelDecoder
+from modalities.pixels import PixelCodec
 from scm_core.data.media import image_grid, write_png
 
 
-class ImageDecoder(PixelDecoder):
+class ImageCodec(PixelCodec):
     """Media are uint8 images (B, C, H, W); decoding gives back what was encoded."""
 
     def __init__(self, statistics: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The instruments that judge sounds: CREPE, the classifiers, and the speech embedding."""
+"""What scores sounds: CREPE, the classifiers, and the speech embedding."""
 
 import math
 import sys
@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from modalities.audio import crepe
-from modalities.audio import judge as judges
+from modalities.audio import scorer as scoring
 from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.features import SpeechEmbedding
-from modalities.audio.judge import NoteJudge, PitchJudge
 from modalities.audio.mel import MelSettings
+from modalities.audio.scorer import NoteScorer, PitchScorer
 from scm_core.base.errors import UserError
 from scm_core.data.media import write_sound
 from scm_core.evaluation import classifier
@@ -35,11 +35,11 @@ def midi(number: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("rate", [16_000, 22_050, 24_000])
 def test_pitch_is_right_within_half_a_semitone_and_wrong_beyond(rate):
     numbers = torch.arange(40, 81, 4)
-    judge, asked = PitchJudge(rate, lowest=36), {"pitch": numbers - 36}
+    scorer, asked = PitchScorer(rate, lowest=36), {"pitch": numbers - 36}
     for off, right in ((0.0, 1.0), (0.35, 1.0), (-0.35, 1.0), (0.65, 0.0), (-0.65, 0.0)):
-        scores = judge(tone(midi(numbers + off), rate), asked)["pitch_accuracy"]
+        scores = scorer(tone(midi(numbers + off), rate), asked)["pitch_accuracy"]
         assert scores.dtype == torch.float32 and scores.tolist() == [right] * len(numbers)
-    assert not judge(tone(midi(numbers + 12.0), rate), asked)["pitch_accuracy"].any()
+    assert not scorer(tone(midi(numbers + 12.0), rate), asked)["pitch_accuracy"].any()
 
 
 def test_a_window_without_a_pitch_hardly_counts():
@@ -105,26 +105,26 @@ def notes(tmp_path_factory):
     return data
 
 
-def test_the_judge_of_notes_learns_once_and_is_kept(notes, tmp_path, monkeypatch):
-    monkeypatch.setattr(judges, "STEPS", 60)
+def test_the_scorer_of_notes_learns_once_and_is_kept(notes, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "STEPS", 60)
     state = torch.get_rng_state()
-    judge = NoteJudge(notes, tmp_path)
+    scorer = NoteScorer(notes, tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     sounds, labels = next(iter(notes.real("test")))
     media, asked = sounds[:16], {key: value[:16] for key, value in labels.items()}
-    scores = judge(media, asked)
+    scores = scorer(media, asked)
     assert set(scores) == {"family_accuracy", "pitch_accuracy"}
     assert all(score.shape == (len(media),) for score in scores.values())
     assert scores["family_accuracy"].mean() > 0.7 and scores["pitch_accuracy"].mean() > 0.7
-    wrong = judge(media, {"family": (asked["family"] + 1) % 16, "pitch": (asked["pitch"] + 1) % 4})
+    wrong = scorer(media, {"family": (asked["family"] + 1) % 16, "pitch": (asked["pitch"] + 1) % 4})
     assert wrong["family_accuracy"].mean() < 0.2 and wrong["pitch_accuracy"].mean() < 0.2
     monkeypatch.setattr(classifier, "train", None)  # the second time there is nothing to train
-    again = NoteJudge(notes, tmp_path)(media, asked)
+    again = NoteScorer(notes, tmp_path)(media, asked)
     assert all(torch.equal(again[key], scores[key]) for key in scores)
 
 
-def test_recordings_are_judged_by_their_class(tmp_path, monkeypatch):
-    monkeypatch.setattr(judges, "STEPS", 60)
+def test_recordings_are_scored_by_their_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "STEPS", 60)
     for i in range(12):
         sounds = {
             "tone": tone(midi(50 + 30 * torch.rand(1)))[0],
@@ -135,8 +135,8 @@ def test_recordings_are_judged_by_their_class(tmp_path, monkeypatch):
     config = AudioData(name="folder", root=str(tmp_path / "sounds"), batch_size=4)
     data = AudioDataModule(config, MelSettings(), tmp_path / "cache")
     data.setup()
-    judge = NoteJudge(data, tmp_path / "judges")
+    scorer = NoteScorer(data, tmp_path / "scorers")
     (media, asked), *_ = data.real("train")
-    assert judge(media, asked).keys() == {"class_accuracy"}
-    assert judge(media, asked)["class_accuracy"].mean() > 0.9
-    assert judge(media, {"label": 1 - asked["label"]})["class_accuracy"].mean() < 0.1
+    assert scorer(media, asked).keys() == {"class_accuracy"}
+    assert scorer(media, asked)["class_accuracy"].mean() > 0.9
+    assert scorer(media, {"label": 1 - asked["label"]})["class_accuracy"].mean() < 0.1

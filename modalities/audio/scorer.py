@@ -13,14 +13,14 @@ from modalities.audio import crepe
 from modalities.audio.backbone import REFERENCE_HZ, REFERENCE_PITCH
 from modalities.audio.mel import MelSettings, log_mel
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import SIGMA_DATA, DataModule, Judge
+from scm_core.contract.spec import SIGMA_DATA, DataModule, Scorer
 from scm_core.evaluation import classifier
 
-VERSION = 2  # of the classifier and its training: another one is another judge
+VERSION = 2  # of the classifier and its training: another one scores otherwise
 STEPS, EPOCHS, PEAK = 400, 40, 4e-3  # training ends at the first of steps and epochs
 
 
-class NoteJudge:
+class NoteScorer(Scorer):
     """Scores sounds by each field of their condition, 0. or 1., (B,): pitch by CREPE, else a class.
 
     A note gets {"pitch_accuracy", "family_accuracy"}, a recording {"class_accuracy"}. Media are
@@ -29,19 +29,19 @@ class NoteJudge:
 
     def __init__(self, data: DataModule, cache: Path = classifier.CACHE) -> None:
         """Load the instruments, training a classifier on first use of the data set."""
-        self.judges: list[Judge] = []
+        self.scorers: list[Scorer] = []
         for key, field in data.condition.items():
             if key == "pitch":
-                self.judges.append(PitchJudge(data.statistics["mel"]["sample_rate"], field.first))
+                self.scorers.append(PitchScorer(data.statistics["mel"]["sample_rate"], field.first))
             else:
-                self.judges.append(ClassJudge(data, key, cache))
+                self.scorers.append(ClassScorer(data, key, cache))
 
     def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
         """All scores, by name."""
-        return {k: v for judge in self.judges for k, v in judge(media, condition).items()}
+        return {k: v for score in self.scorers for k, v in score(media, condition).items()}
 
 
-class PitchJudge:
+class PitchScorer(Scorer):
     """Whether sounds are within half a semitone of ``condition["pitch"]``, by CREPE's median."""
 
     def __init__(self, sample_rate: int, lowest: int) -> None:
@@ -59,7 +59,7 @@ class PitchJudge:
         return {"pitch_accuracy": ((number - asked).abs() < 0.5).float()}
 
 
-class ClassJudge:
+class ClassScorer(Scorer):
     """Whether a classifier sees the asked class of one field of the condition.
 
     It is trained once, seeded, on the log-mels of the data module's training split, and kept under

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalities.image.decoder import ImageDecoder
+from modalities.image.codec import ImageCodec
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import DataModule
+from scm_core.contract.spec import DataModule, Scorer
 from scm_core.evaluation import classifier
 
-VERSION = 2  # of the network and its training: another one is another judge
+VERSION = 2  # of the network and its training: another one scores otherwise
 STEPS, EPOCHS, PEAK = 1600, 40, 4e-3  # training ends at the first of steps and epochs
 SIZE = 32  # pixels: larger images are shrunk to this, which keeps the training to minutes
 
 
-class ClassJudge:
+class ClassScorer(Scorer):
     """Scores images by the class that they should show: {"class_accuracy": 0. or 1., (B,)}.
 
     The classifier is trained on first use of a data set, seeded, on the data module's training
@@ -27,11 +27,11 @@ class ClassJudge:
 
     def __init__(self, data: DataModule, cache: Path = classifier.CACHE) -> None:
         """Load or train the classifier of a data module that has been set up."""
-        classes, decoder = data.condition["label"].classes, ImageDecoder(data.statistics)
+        classes, codec = data.condition["label"].classes, ImageCodec(data.statistics)
         batches, steps = classifier.lessons(data.train_set, STEPS, EPOCHS)
         self.network = classifier.trained(
             lambda: Classifier(data.shape[0], classes),
-            ((decoder.decode(x), condition["label"]) for x, condition in batches),
+            ((codec.decode(x), condition["label"]) for x, condition in batches),
             steps,
             PEAK,
             identity=[VERSION, data.identity, data.statistics, data.shape, classes],

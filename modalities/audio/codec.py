@@ -12,11 +12,11 @@ from torch import Tensor
 from modalities.audio import vocoder
 from modalities.audio.mel import MelSettings, log_mel
 from scm_core.base.errors import UserError
-from scm_core.contract.spec import SIGMA_DATA
+from scm_core.contract.spec import SIGMA_DATA, Codec
 from scm_core.data.media import image_grid, spectrogram_images, write_png, write_sound
 
 
-class AudioDecoder:
+class AudioCodec(Codec):
     """Media are waveforms float32 (B, samples) in [-1, 1]; samples x are (B, 1, mels, frames).
 
     ``exact`` is False: a vocoder loses something, so real sounds through it are the best there is.

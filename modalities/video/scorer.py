@@ -1,4 +1,4 @@
-"""Instruments that say whether a clip is what was asked for, and how steady it is."""
+"""Classifiers that say whether a clip is what was asked for, and how steady it is."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.nn import functional
 
 from modalities.pixels import Shown
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import DataModule
+from scm_core.contract.spec import DataModule, Scorer
 from scm_core.evaluation import classifier
 
-VERSION = 2  # of the classifiers and their training: others are other judges
+VERSION = 2  # of the classifiers and their training: others score otherwise
 STEPS, EPOCHS, PEAK = 600, 40, 4e-3  # training ends at the first of steps and epochs
-SIZE, FRAMES = 32, 16  # what a classifier is shown: larger clips are shrunk, longer ones thinned
+SIZE, FRAMES = 32, 16  # what a classifier is shown: larger clips are shrunk, longer ones subsampled
 
 
-class ClipJudge:
+class ClipScorer(Scorer):
     """Scores clips by each label of their condition, 0. or 1., and by their flicker, (B,).
 
     There is one small classifier for each label, trained once, seeded, on the data module's

@@ -3,16 +3,14 @@
 from pathlib import Path
 
 import torch
-from scm_core.contract.spec import SIGMA_DATA
+from scm_core.contract.spec import SIGMA_DATA, Codec, Features, Scorer
 from scm_core.data import media
 
 SIDE, CELLS = 56, 10  # pixels of a preview, cells of the grid that features are counted in
 
 
-class Decoder:
+class CloudCodec(Codec):
     """One scale for both directions, or letters would come out squeezed."""
-
-    exact = True
 
     def __init__(self, statistics):
         self.mean, self.scale = statistics["mean"], statistics["std"] / SIGMA_DATA
@@ -42,22 +40,23 @@ def counts(clouds, side):
     return empty.scatter_add(1, flat, clouds.new_ones(flat.shape)).unflatten(1, (side, side))
 
 
-def occupancy(clouds):
+class Occupancy(Features):
     """What distances are measured in: the share of points in each of 10 by 10 cells."""
-    return counts(clouds, CELLS).flatten(1) / clouds.shape[1]
+
+    name = "occupancy"
+
+    def __call__(self, clouds):
+        return counts(clouds, CELLS).flatten(1) / clouds.shape[1]
 
 
-occupancy.name = "occupancy"
-
-
-class NearestLetter:
+class NearestLetter(Scorer):
     """Whether a cloud is nearest to the mean of the letter that was asked for."""
 
     def __init__(self, data):
         clouds, condition = data.media["train"]
-        seen, letter = occupancy(clouds), condition["letter"]
+        seen, letter = Occupancy()(clouds), condition["letter"]
         self.means = torch.stack([seen[letter == i].mean(0) for i in range(int(letter.max()) + 1)])
 
     def __call__(self, clouds, condition):
-        nearest = torch.cdist(occupancy(clouds), self.means.to(clouds.device)).argmin(1)
+        nearest = torch.cdist(Occupancy()(clouds), self.means.to(clouds.device)).argmin(1)
         return {"letter_accuracy": (nearest == condition["letter"]).float()}

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-from scm_core.contract.spec import SIGMA_DATA
+from scm_core.contract.spec import SIGMA_DATA, Codec, Features, Scorer
 from scm_core.data import media
 
 THRESHOLD = -0.2  # a spike rises above it
 
 
-class Decoder:
+class WindowCodec(Codec):
     """Standardises by one mean and one deviation: the recording drifts little."""
-
-    exact = True
 
     def __init__(self, statistics):
         self.mean, self.scale = statistics["mean"], statistics["std"] / SIGMA_DATA
@@ -32,15 +30,18 @@ class Decoder:
         return media.image_grid(media.curve_images(windows))
 
 
-def features(windows):
-    """What distances are measured in: the windows themselves, thinned out."""
-    return windows[:, ::4]
+class Subsampled(Features):
+    """What distances are measured in: every fourth value of the windows themselves."""
+
+    name = "potential"
+
+    def __call__(self, windows):
+        return windows[:, ::4]
 
 
-features.name = "potential"
-
-
-def judge(windows, condition):
+class Spikes(Scorer):
     """The number of spikes, whose mean over samples should be that of real windows."""
-    above = windows > THRESHOLD
-    return {"spikes": (above[:, 1:] & ~above[:, :-1]).sum(1).float()}
+
+    def __call__(self, windows, condition):
+        above = windows > THRESHOLD
+        return {"spikes": (above[:, 1:] & ~above[:, :-1]).sum(1).float()}

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from modalities.pixels import PixelDecoder
+from modalities.pixels import PixelCodec
 from scm_core.data.media import contact_sheet, write_gif, write_png, write_video
 
 
-class ClipDecoder(PixelDecoder):
+class ClipCodec(PixelCodec):
     """Media are uint8 clips (B, 3, T, H, W); decoding gives back what was encoded."""
 
     def __init__(self, statistics: dict[str, Any], lossless: bool = False) -> None:

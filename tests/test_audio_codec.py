@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import weight_norm
 
 from modalities.audio import SPEC
-from modalities.audio.decoder import AudioDecoder
+from modalities.audio.codec import AudioCodec
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.recordings import decode_file
 from modalities.audio.vocoder import DecoderConfig, Generator, build
@@ -38,11 +38,11 @@ TINY = {
 }
 
 
-def decoder(mel: MelSettings | None = None, **config) -> AudioDecoder:
+def decoder(mel: MelSettings | None = None, **config) -> AudioCodec:
     """A decoder with statistics like those of the notes."""
     mel = mel or MelSettings()
     statistics = {"mean": [-6.0] * mel.mels, "std": [2.5] * mel.mels, "mel": asdict(mel)}
-    return AudioDecoder(DecoderConfig(**config), mel, statistics)
+    return AudioCodec(DecoderConfig(**config), mel, statistics)
 
 
 def generator(folder: Path, **changed) -> tuple[Path, Generator]:
@@ -230,7 +230,7 @@ def test_wrong_settings_are_refused_in_a_sentence(wrong, sentence):
 def test_a_model_of_other_mels_is_refused():
     statistics = {"mean": [0.0] * 80, "std": [1.0] * 80, "mel": asdict(MelSettings())}
     with pytest.raises(UserError, match="was trained on mels with .*hop=256.*: give mel"):
-        AudioDecoder(DecoderConfig(), MelSettings(hop=128), statistics)
+        AudioCodec(DecoderConfig(), MelSettings(hop=128), statistics)
 
 
 @pytest.mark.parametrize("preset", ["smoke", "demo", "cpu", "gpu", "speech"])
@@ -239,5 +239,5 @@ def test_every_preset_merges_and_builds_a_network(preset):
     assert spec is SPEC and config.mel.hop == 256
     shape = (1, config.mel.mels, config.data.frames)
     with torch.device("meta"):
-        network = spec.build_backbone(config, shape, {})
+        network = spec.backbone(config, shape, {}, {})
     assert sum(parameter.numel() for parameter in network.parameters()) > 100_000
