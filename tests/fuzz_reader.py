@@ -14,7 +14,7 @@ import hostile
 import torch
 
 from modalities.audio.notes import SoundFont, font_origin
-from modalities.image.sets import _read_idx
+from modalities.common.fashion_mnist import _read_idx
 from scm_core.base.errors import UserError
 from scm_core.data import provenance, shards
 from scm_core.engine import checkpoint, config

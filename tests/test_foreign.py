@@ -4,7 +4,7 @@ import pytest
 import torch
 from hostile import described, model, stated
 
-from modalities import pretrained
+from modalities.common import pretrained
 from scm_core import UserError
 from scm_core.apps.opening import open_checkpoint
 from scm_core.base.arguments import marked

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from modalities import pretrained
+from modalities.common import pretrained
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.data import cache

@@ -15,7 +15,8 @@ from images import everything, prepared, raw
 from PIL import Image
 from torch.utils.data import DataLoader, DistributedSampler
 
-from modalities.image import sets
+from modalities.common import fashion_mnist
+from modalities.image import cifar10
 from modalities.image.codec import ImageCodec
 from scm_core.base.errors import UserError
 
@@ -134,8 +135,9 @@ def test_without_internet_the_sentence_says_what_to_install(tmp_path, monkeypatc
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(sets, "CACHE", tmp_path)
-    monkeypatch.setattr(sets, "FASHION_FOLDERS", ())
+    monkeypatch.setattr(fashion_mnist, "CACHE", tmp_path)
+    monkeypatch.setattr(cifar10, "CACHE", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "FOLDERS", ())
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", unreachable)
     monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", unreachable)
     with pytest.raises(UserError, match="apt-get install dataset-fashion-mnist.*data.root="):

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from modalities.image.features import EfficientNetLite0
+from modalities.common.efficientnet import EfficientNetLite0
 from scm_core.base.errors import UserError
 from scm_core.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
 
@@ -143,7 +143,7 @@ def test_features_do_not_depend_on_the_batch(extractor):
 
 
 def test_features_tell_real_images_from_damaged_ones(extractor, fashion_root):
-    from modalities.image.sets import read_fashion_mnist
+    from modalities.common.fashion_mnist import read_fashion_mnist
 
     train, test, _ = read_fashion_mnist(fashion_root, None)
     real, held_out = extractor(train.images[:200]), extractor(test.images)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from modalities import pretrained
+from modalities.common import pretrained
 from scm_core.base.errors import UserError
 from scm_core.data.latents import latent_shape
 

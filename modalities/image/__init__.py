@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
-from modalities import pretrained
+from modalities.common import pretrained
+from modalities.common.fashion_mnist import find_fashion_mnist
+from modalities.common.pretrained import PretrainedConfig
 from modalities.image.codec import ImageCodec
 from modalities.image.data import ImageData, ImageDataModule
-from modalities.image.sets import find_fashion_mnist
-from modalities.pretrained import PretrainedConfig
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Schema
 from scm_core.contract.spec import (
@@ -47,7 +47,7 @@ def _backbone(
 
 
 def _features(config: ImageConfig) -> Features:
-    from modalities.image.features import EfficientNetLite0
+    from modalities.common.efficientnet import EfficientNetLite0
 
     return EfficientNetLite0()
 

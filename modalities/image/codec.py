@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modalities.pixels import PixelCodec
+from modalities.common.pixels import PixelCodec
 from scm_core.data.media import image_grid, write_png
 
 

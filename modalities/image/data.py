@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from modalities.common.fashion_mnist import read_fashion_mnist
+from modalities.common.pixels import Shown, Standardised
+from modalities.common.sets import Images, Split
+from modalities.image.cifar10 import read_cifar10
 from modalities.image.folder import read_folder
-from modalities.image.sets import Images, Split, read_cifar10, read_fashion_mnist
-from modalities.pixels import Shown, Standardised
 from scm_core.base.arguments import place
 from scm_core.base.distributed import shared
 from scm_core.base.errors import UserError

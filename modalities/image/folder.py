@@ -11,7 +11,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from modalities.image.sets import Split, squared
+from modalities.common.sets import Split, squared
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.data.folders import (

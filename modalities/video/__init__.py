@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from modalities import pretrained
-from modalities.image.sets import find_fashion_mnist
+from modalities.common import pretrained
+from modalities.common.fashion_mnist import find_fashion_mnist
 from modalities.video import autoencoder
 from modalities.video.autoencoder import DecoderConfig
 from modalities.video.codec import ClipCodec

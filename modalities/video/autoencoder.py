@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalities.pretrained import PretrainedConfig
+from modalities.common.pretrained import PretrainedConfig
 from scm_core.base.errors import UserError
 from scm_core.contract.config import AutoencoderConfig
 from scm_core.contract.spec import Autoencoder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from modalities.pixels import Shown, Standardised
+from modalities.common.pixels import Shown, Standardised
 from modalities.video.folder import Splits, read_folder
 from modalities.video.sprites import read_sprites
 from modalities.video.ucf101 import read_ucf101

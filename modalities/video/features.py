@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modalities.image.features import EfficientNetLite0
+from modalities.common.efficientnet import EfficientNetLite0
 from scm_core.contract.spec import Features
 
 FRAMES = 8  # looked at in a clip, evenly spaced

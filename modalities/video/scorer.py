@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalities.pixels import Shown
+from modalities.common.pixels import Shown
 from scm_core.contract.fields import Condition
 from scm_core.contract.spec import DataModule, Scorer
 from scm_core.evaluation import classifier

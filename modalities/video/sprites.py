@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from modalities.image.sets import FASHION_NAMES, read_fashion_mnist
+from modalities.common.fashion_mnist import NAMES as GARMENTS
+from modalities.common.fashion_mnist import read_fashion_mnist
 from scm_core.contract.fields import Condition, Label, Schema
 
 VERSION = 1  # of the composition: another one makes other clips
@@ -37,7 +38,7 @@ class Sprites:
     """
 
     schema: Schema = {
-        "label": Label(len(FASHION_NAMES), FASHION_NAMES),
+        "label": Label(len(GARMENTS), GARMENTS),
         "direction": Label(len(DIRECTIONS), DIRECTIONS),
     }
 

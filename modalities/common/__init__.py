@@ -1,0 +1,1 @@
+"""What the modalities share; none of them imports another."""
