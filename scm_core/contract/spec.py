@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from scm_core.base.errors import UserError
+from scm_core.contract import plugins
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Field, Schema
 from scm_core.contract.parts import SIGMA_DATA as SIGMA_DATA  # plugins import the contract here
@@ -24,7 +23,6 @@ Shape = tuple[int, ...]
 Statistics = dict[str, Any]
 AnyConfig = Config | DictConfig
 API_VERSION = 2
-GROUP = "scm_core.modalities"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +106,8 @@ def get(name: str) -> ModalitySpec:
     Raises UserError for a name that nobody provides or two provide, a plugin that does not import,
     lacks a package or was written for another version of the contract.
     """
-    entry = EntryPoint(name=name, value=name, group=GROUP) if ":" in name else _find(name)
-    spec = _load(entry)
+    entry = plugins.find("modality", name)
+    spec = plugins.load("modality", entry)
     if not isinstance(spec, ModalitySpec):
         raise UserError(f"modality {name}: {entry.value} is not a ModalitySpec")
     if spec.api_version != API_VERSION:
@@ -122,38 +120,4 @@ def get(name: str) -> ModalitySpec:
 
 def installed() -> list[EntryPoint]:
     """The entry points of all installed modalities, by name; nothing is imported."""
-    found = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
-    return [found[key] for key in sorted(found)]
-
-
-def _find(name: str) -> EntryPoint:
-    entries = installed()
-    found = {entry.value: entry for entry in entries if entry.name == name}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
-        places = " and ".join(sorted(found))
-        raise UserError(f"two modalities are called {name}, {places}: name one as modality=PLACE")
-    names = sorted({entry.name for entry in entries})
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"installed are: {', '.join(names) or 'none'}"
-    raise UserError(f"no modality is called {name}; {hint}")
-
-
-def _load(entry: EntryPoint) -> Any:
-    module, _, attribute = entry.value.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # an import may fail in any way; the sentence says how
-        lacking = (getattr(error, "name", None) or "").partition(".")[0]
-        if isinstance(error, ModuleNotFoundError) and lacking != module.partition(".")[0]:
-            reason = f"needs the package {lacking}: pip install {_provider(entry, lacking)}"
-            raise UserError(f"modality {entry.name} {reason}") from error
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"modality {entry.name} ({entry.value}) is broken: {reason}") from error
-
-
-def _provider(entry: EntryPoint, package: str) -> str:
-    """What to install for a package that a plugin lacks: the plugin's extra of its own name."""
-    extras = (entry.dist.metadata.get_all("Provides-Extra") or []) if entry.dist else []
-    return f"'{entry.dist.name}[{entry.name}]'" if entry.name in extras else package
+    return plugins.installed("modality")
