@@ -13,6 +13,7 @@ from scm_core.contract.fields.schema import (
     shown,
     with_examples,
 )
+from scm_core.contract.fields.tokens import Tokens
 from scm_core.contract.fields.vector import Vector
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Field",
     "Label",
     "Schema",
+    "Tokens",
     "Vector",
     "drop_condition",
     "null_condition",

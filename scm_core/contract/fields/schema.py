@@ -15,11 +15,12 @@ from scm_core.base.distributed import shared
 from scm_core.base.errors import UserError
 from scm_core.contract.fields.field import Field
 from scm_core.contract.fields.label import Label
+from scm_core.contract.fields.tokens import Tokens
 from scm_core.contract.fields.vector import Vector
 
 Condition = dict[str, Tensor]
 Schema = dict[str, Field]
-KINDS = (Label, Vector)
+KINDS = (Label, Vector, Tokens)
 
 
 def schema_to_dict(schema: Schema) -> dict[str, dict[str, Any]]:

@@ -12,11 +12,14 @@ from scm_core.networks.layers import (
     AdaptiveNorm,
     Attention,
     ConditionEmbedding,
+    ConditionTokens,
+    CrossAttention,
     PatchHead,
     PatchStem,
     TimeEmbedding,
     grid_positions,
 )
+from scm_core.networks.layers.condition import Context
 
 ATTENTION = {"full": ("all",), "factorised": ("rest", "first")}  # over what, block after block
 
@@ -25,10 +28,12 @@ class Block(nn.Module):
     """Attention and a perceptron, each behind an adaptive double norm, on a residual stream.
 
     Tokens attend `over` all tokens, or those along the first axis of their grid (time), or the
-    rest of them (one frame).
+    rest of them (one frame). A block that `crosses` attends to a context in between.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, over: str = "all") -> None:
+    def __init__(
+        self, width: int, heads: int, dropout: float, over: str = "all", crosses: bool = False
+    ) -> None:
         super().__init__()
         self.over = over
         self.attention_norm = AdaptiveNorm(width, width)
@@ -39,10 +44,16 @@ class Block(nn.Module):
         self.contract = nn.Linear(4 * width, width)
         nn.init.zeros_(self.contract.weight)
         nn.init.zeros_(self.contract.bias)
+        self.cross_norm = AdaptiveNorm(width, width) if crosses else None
+        self.cross = CrossAttention(width, heads, width) if crosses else None
 
-    def forward(self, x: Tensor, embedding: Tensor, first: int = 1) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, first: int = 1, context: Context | None = None
+    ) -> Tensor:
         """Tokens (B, N, C) of a grid whose first axis is `first` long."""
         x = x + self.attend(self.attention_norm(x, embedding), first)
+        if self.cross is not None:
+            x = x + self.cross(self.cross_norm(x, embedding), *context)
         hidden = functional.silu(self.expand(self.perceptron_norm(x, embedding)))
         return x + self.contract(self.dropout(hidden))
 
@@ -90,20 +101,22 @@ class Transformer(nn.Module):
         self.time = TimeEmbedding(width)
         self.condition = ConditionEmbedding(condition, width)
         self.stem = PatchStem(channels, width, (patch,) * len(grid))
-        over = ATTENTION[attention]
+        self.context = ConditionTokens(condition, width)
+        over, crosses = ATTENTION[attention], bool(self.context.fields)
         self.blocks = nn.ModuleList(
-            [Block(width, heads, dropout, over[i % len(over)]) for i in range(depth)]
+            [Block(width, heads, dropout, over[i % len(over)], crosses) for i in range(depth)]
         )
         self.norm = AdaptiveNorm(width, width)
         self.head = PatchHead(width, channels, (patch,) * len(grid))
 
     def forward(self, x: Tensor, t: Tensor, condition: dict[str, Tensor] | None = None) -> Tensor:
         embedding = functional.silu(self.time(t) + self.condition(condition, t))
+        context = self.context(condition, t)
         features = self.stem(x)
         grid = tuple(features.shape[2:])
         tokens = features.flatten(2).transpose(1, 2).contiguous()
         tokens = tokens + grid_positions(grid, self.width, tokens.device).to(tokens.dtype)
         for block in self.blocks:
-            tokens = block(tokens, embedding, grid[0])
+            tokens = block(tokens, embedding, grid[0], context)
         tokens = self.norm(tokens, embedding)
         return self.head(tokens.transpose(1, 2).unflatten(2, grid))

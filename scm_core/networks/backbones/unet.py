@@ -12,11 +12,14 @@ from torch.nn import functional
 from scm_core.networks.layers import (
     Attention,
     ConditionEmbedding,
+    ConditionTokens,
+    CrossAttention,
     PatchHead,
     PatchStem,
     TimeEmbedding,
     convolution,
 )
+from scm_core.networks.layers.condition import Context
 from scm_core.networks.layers.norm import GroupNorm, Modulation, own_dtype
 
 GROUP = 16  # channels per group of a group norm
@@ -55,16 +58,33 @@ class ResidualBlock(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """Self-attention over all cells of a grid, (B, C, *grid) to the same."""
+    """Self-attention over all cells of a grid, (B, C, *grid) to the same.
 
-    def __init__(self, channels: int, head_channels: int) -> None:
+    Then attention to a context of tokens of `context` channels, unless that is 0.
+    """
+
+    def __init__(self, channels: int, head_channels: int, context: int = 0) -> None:
         super().__init__()
+        heads = max(1, channels // head_channels)
         self.norm = group_norm(channels)
-        self.attention = Attention(channels, max(1, channels // head_channels))
+        self.attention = Attention(channels, heads)
+        self.cross_norm = group_norm(channels) if context else None
+        self.cross = CrossAttention(channels, heads, context) if context else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        return x + self.attention(tokens).transpose(1, 2).reshape(x.shape)
+        x = x + self.attention(tokens).transpose(1, 2).reshape(x.shape)
+        if self.cross is None:
+            return x
+        tokens = self.cross_norm(x).flatten(2).transpose(1, 2)
+        return x + self.cross(tokens, *context).transpose(1, 2).reshape(x.shape)
+
+
+class NoAttention(nn.Identity):
+    """In the place of a level's `GridAttention`."""
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        return x
 
 
 class Level(nn.Module):
@@ -80,7 +100,8 @@ class UNet(nn.Module):
     """F(x_t / sigma_data, t, condition) for samples (B, C, *grid).
 
     `channels` gives the width of each level; each level halves the grid. The middle always
-    attends to the whole coarsest grid, and so do the `attention` lowest levels. `patch` folds that
+    attends to the whole coarsest grid, and so do the `attention` lowest levels; there too a
+    condition's sequences are attended to. `patch` folds that
     many cells a side into channels first. Raises ValueError on a grid that does not halve that
     often.
     """
@@ -106,14 +127,18 @@ class UNet(nn.Module):
             raise ValueError(f"grid {tuple(grid)} is not divisible by {divisor}: use fewer levels")
         self.time = TimeEmbedding(embedding)
         self.condition = ConditionEmbedding(condition, embedding)
+        self.context = ConditionTokens(condition, embedding)
         self.stem = PatchStem(sample_channels, channels[0], (patch,) * n)
+        crossed = embedding if self.context.fields else 0
 
         def level(depth: int, widths: list[int]) -> Level:
             attends = depth >= len(channels) - attention
             return Level(
                 [ResidualBlock(n, w, channels[depth], embedding, dropout) for w in widths],
                 [
-                    GridAttention(channels[depth], head_channels) if attends else nn.Identity()
+                    GridAttention(channels[depth], head_channels, crossed)
+                    if attends
+                    else NoAttention()
                     for _ in widths
                 ],
             )
@@ -130,7 +155,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(
             [
                 ResidualBlock(n, width, width, embedding, dropout),
-                GridAttention(width, head_channels),
+                GridAttention(width, head_channels, crossed),
                 ResidualBlock(n, width, width, embedding, dropout),
             ]
         )
@@ -148,20 +173,21 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: dict[str, Tensor] | None = None) -> Tensor:
         embedding = functional.silu(self.time(t) + self.condition(condition, t))
+        context = self.context(condition, t)
         h = self.stem(x)
         skips = [h]
         for depth, level in enumerate(self.down):
             for block, attend in zip(level.blocks, level.attention, strict=True):
-                h = attend(block(h, embedding))
+                h = attend(block(h, embedding), context)
                 skips.append(h)
             if depth < len(self.shrink):
                 h = self.shrink[depth](_halve(h))
                 skips.append(h)
         before, attend, after = self.middle
-        h = after(attend(before(h, embedding)), embedding)
+        h = after(attend(before(h, embedding), context), embedding)
         for depth, level in enumerate(self.up):
             for block, attend in zip(level.blocks, level.attention, strict=True):
-                h = attend(block(torch.cat([h, skips.pop()], dim=1), embedding))
+                h = attend(block(torch.cat([h, skips.pop()], dim=1), embedding), context)
             if depth < len(self.grow):
                 h = self.grow[depth](_double(h))
         return self.head(functional.silu(self.norm(h)))

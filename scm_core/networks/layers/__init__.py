@@ -1,7 +1,7 @@
 """Building blocks of backbones, each safe under Dual, bf16 autocast and torch.compile."""
 
-from scm_core.networks.layers.attention import Attention
-from scm_core.networks.layers.condition import ConditionEmbedding
+from scm_core.networks.layers.attention import Attention, CrossAttention
+from scm_core.networks.layers.condition import ConditionEmbedding, ConditionTokens
 from scm_core.networks.layers.norm import AdaptiveNorm, RMSNorm, pixel_norm
 from scm_core.networks.layers.patch import PatchHead, PatchStem, convolution, grid_positions
 from scm_core.networks.layers.time import LearnedWeight, TimeEmbedding, positional_embedding
@@ -10,6 +10,8 @@ __all__ = [
     "AdaptiveNorm",
     "Attention",
     "ConditionEmbedding",
+    "ConditionTokens",
+    "CrossAttention",
     "LearnedWeight",
     "PatchHead",
     "PatchStem",
