@@ -109,7 +109,7 @@ def test_long_files_give_several_clips_and_short_ones_are_padded(notes, tmp_path
         write_sound(part, notes / "flute" / f"{name}.wav", RATE)
     data = folder(tmp_path, normalise="none")
     assert len(data.train_set) + len(data.test_set) == 10 + 3 + 4 + 1
-    clips = data.train_set.clips
+    clips = data.train_set.split.clips
     names = [clips.paths[i].stem for i in clips.file]
     found = clips.waveforms(torch.arange(len(names)))
     (short,) = found[[name == "short" for name in names]]
@@ -171,7 +171,7 @@ def test_silent_short_and_cut_files_are_named(notes, tmp_path, caplog):
         data = folder(tmp_path, normalise="peak")
     assert "silent.wav: it is silent" in caplog.text and "blip.wav: 0.05 s are too" in caplog.text
     assert "skipped 2 of 14 recordings" in caplog.text and "cut.flac is used up to" in caplog.text
-    clips = data.train_set.clips
+    clips = data.train_set.split.clips
     cut = [i for i, file in enumerate(clips.file) if clips.paths[file].stem == "cut"]
     sounds = clips.waveforms(torch.tensor(cut))
     assert len(cut) in (2, 3) and all(abs(pitch(part[2000:12000]) - 69) < 0.1 for part in sounds)

@@ -15,7 +15,6 @@ from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.mel import MelSettings
 from modalities.image import folder as pictures
 from modalities.image.data import ImageData, ImageDataModule
-from modalities.video import folder as videos
 from modalities.video.data import VideoData, VideoDataModule
 from scm_core.base.errors import UserError
 from scm_core.data.media import write_video
@@ -50,7 +49,7 @@ def sounds(root, cache):
 
 def clips(root, cache):
     data = VideoData(name="folder", root=root, batch_size=2, frames=4, size=16)
-    return VideoDataModule(data)
+    return VideoDataModule(data, cache=cache)
 
 
 KINDS = {"image": (picture, images), "audio": (sound, sounds), "video": (video, clips)}
@@ -70,7 +69,7 @@ class Failing(io.BufferedReader):
 
 
 @pytest.fixture(params=KINDS)
-def module(request, tmp_path, monkeypatch):
+def module(request, tmp_path):
     """A function that gives the data module of a folder of five files, set up."""
     write, build = KINDS[request.param]
     (tmp_path / "set" / "one").mkdir(parents=True)
@@ -78,7 +77,6 @@ def module(request, tmp_path, monkeypatch):
         write(tmp_path / "set" / "one" / str(i))
 
     def module(cache="cache"):
-        monkeypatch.setattr(videos.read_folder, "__defaults__", (tmp_path / cache, None))
         data = build(str(tmp_path / "set"), tmp_path / cache)
         data.setup()
         return data

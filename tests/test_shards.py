@@ -65,7 +65,7 @@ def modules(kind, root, cache):
     """What a plugin makes of a folder: its schema, and all of both splits."""
     keys = {"name": "folder", "root": str(root)}
     if kind == "clips":
-        splits = read_videos(VideoData(frames=4, size=16, **keys), cache)[:2]
+        splits = read_videos(VideoData(frames=4, size=16, **keys), cache, Limits())[:2]
         chosen = [(split, torch.arange(len(split))) for split in splits]
         return splits[0].schema, [(split.media(i), split.condition(i)) for split, i in chosen]
     if kind == "pictures":

@@ -12,6 +12,7 @@ import torch
 from modalities.video.data import VideoData, VideoDataModule
 from modalities.video.folder import read_folder, read_frames
 from scm_core.base.errors import UserError
+from scm_core.contract.config import Limits
 from scm_core.data.media import write_gif, write_sound, write_video
 
 
@@ -168,7 +169,7 @@ def test_pixels_that_are_no_squares(tmp_path):
 
 
 def test_a_folder_gives_clips_and_holds_whole_files_out(folder, tmp_path):
-    train, test, _ = read_folder(settings(folder), tmp_path / "cache")
+    train, test, _ = read_folder(settings(folder), tmp_path / "cache", Limits())
     assert (len(train), len(test)) == (4 * 6, 2 * 6)  # one of three files a class, 6 clips each
     assert train.schema["label"].names == ("dark", "light")
     clips = train.media(torch.arange(len(train)))
@@ -178,7 +179,7 @@ def test_a_folder_gives_clips_and_holds_whole_files_out(folder, tmp_path):
     assert all(
         b - a > 0 for a, b in zip(levels(clips[0].transpose(0, 1)), [1, 2, 3, 4], strict=True)
     )
-    closer, _, _ = read_folder(settings(folder, stride=2), tmp_path / "cache")
+    closer, _, _ = read_folder(settings(folder, stride=2), tmp_path / "cache", Limits())
     assert len(closer) == 4 * 11
 
 
@@ -189,12 +190,12 @@ def test_broken_files_are_named_and_short_ones_skipped(folder, tmp_path, caplog)
     write_sound(torch.zeros(22050), tmp_path / "sound.wav", 22050)
     (folder / "light" / "sound.mp4").write_bytes((tmp_path / "sound.wav").read_bytes())
     with pytest.raises(UserError, match="2 of 9 videos are broken") as caught:
-        read_folder(settings(folder), tmp_path / "cache")
+        read_folder(settings(folder), tmp_path / "cache", Limits())
     assert "dark/cut.mp4" in str(caught.value) and "light/sound.mp4" in str(caught.value)
     assert "it has no pictures" in caplog.text
     (folder / "dark" / "cut.mp4").unlink()
     (folder / "light" / "sound.mp4").unlink()
-    train, test, _ = read_folder(settings(folder), tmp_path / "cache")
+    train, test, _ = read_folder(settings(folder), tmp_path / "cache", Limits())
     assert "short.mp4: 3 frames are too few for 4" in caplog.text
     assert len(train) + len(test) == 36
 
@@ -230,7 +231,7 @@ def test_no_folder_and_too_few_files(tmp_path):
             VideoDataModule(config).setup()
     write_video(ramp(8), tmp_path / "alone.mp4", 8)
     with pytest.raises(UserError, match="too few videos"):
-        read_folder(settings(tmp_path), tmp_path / "cache")
+        read_folder(settings(tmp_path), tmp_path / "cache", Limits())
 
 
 def test_frames_come_in_the_order_of_time(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +12,9 @@ from scm_core.networks import backbones
 REFERENCE_PITCH, REFERENCE_HZ = 69, 440.0  # MIDI's number of the concert pitch
 
 
-def build(config: Any, mel: MelSettings, shape: tuple[int, ...], schema: Schema) -> nn.Module:
+def build(
+    config: backbones.BackboneConfig, mel: MelSettings, shape: tuple[int, ...], schema: Schema
+) -> nn.Module:
     """The core's network, for notes within `Harmonics`; UserError for what does not fit."""
     if "pitch" not in schema:
         return backbones.build(config, shape, schema)

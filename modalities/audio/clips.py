@@ -1,4 +1,4 @@
-"""What every source of sound gives the data module."""
+"""What every source of sound gives the data module, and a split of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scm_core.contract.fields import Condition, Schema
 from scm_core.data.prepared import Joined
+from scm_core.data.splits import Split
 
 SILENCE = 1e-3  # a waveform that stays below this peak (-60 dB) is silent
 
@@ -29,3 +30,27 @@ class Clips(Protocol):
 
     def waveforms(self, indices: Tensor) -> Tensor:
         """The sounds themselves, float32 (B, samples) in [-1, 1]."""
+
+
+class ClipSplit(Split):
+    """Some of the clips."""
+
+    def __init__(self, clips: Clips, chosen: Tensor) -> None:
+        """Those at the places ``chosen``, int64 (N,)."""
+        self.clips, self.chosen = clips, chosen
+
+    def __len__(self) -> int:
+        """The number of clips."""
+        return len(self.chosen)
+
+    def media(self, chosen: Tensor) -> Tensor:
+        """Waveforms float32 (B, samples)."""
+        return self.clips.waveforms(self.chosen[chosen])
+
+    def values(self, chosen: Tensor) -> Tensor:
+        """Log-mels (B, 1, mels, frames)."""
+        return self.clips.log_mels[self.chosen[chosen]][:, None]
+
+    def condition(self, chosen: Tensor) -> Condition:
+        """Their labels."""
+        return {key: label[self.chosen[chosen]] for key, label in self.clips.labels.items()}

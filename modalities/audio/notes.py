@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.packages import packaged
+from modalities.audio.settings import AudioData
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label
 from scm_core.data.cache import CACHE, Table, cached
@@ -108,7 +109,7 @@ class Notes:
     velocity, while every family and every pitch is left to train on. Silent notes are dropped.
     """
 
-    def __init__(self, config: Any, mel: MelSettings, cache: Path = CACHE / "notes") -> None:
+    def __init__(self, config: AudioData, mel: MelSettings, cache: Path = CACHE / "notes") -> None:
         """Render what ``config`` (an AudioData) asks for, or read it from the cache."""
         low, high, velocities = config.pitch_low, config.pitch_high, config.velocities
         if not 0 <= low <= high <= 127:

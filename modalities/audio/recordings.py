@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from modalities.audio.clips import SILENCE
 from modalities.audio.mel import MelSettings, log_mel
+from modalities.audio.settings import AudioData
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract.config import Limits
-from scm_core.contract.fields import Label
 from scm_core.data.cache import CACHE
-from scm_core.data.folders import Classes, Skipped, again, classified, identity
+from scm_core.data.folders import Classes, Skipped, again, classified, identity, labelled
 from scm_core.data.limits import container, frames, unpacking
 from scm_core.data.prepared import Joined, Rows, contents, prepare
 from scm_core.data.shards import File
@@ -51,7 +51,7 @@ class Recordings:
 
     def __init__(
         self,
-        config: Any,
+        config: AudioData,
         mel: MelSettings,
         cache: Path = CACHE / "recordings",
         limits: Limits | None = None,
@@ -77,15 +77,12 @@ class Recordings:
         self.file, self.start, self.gain = (
             torch.cat([rows[name] for rows in tables]) for name in ("file", "start", "gain")
         )
-        label = [i for i, files in enumerate(classes.values()) for _ in files]
-        self.schema = {"label": Label(len(classes), tuple(classes))}
-        self.labels = {"label": torch.tensor(label)[self.file]}
+        used = [self.paths[i] for i in self.file.tolist()]
+        self.schema, label, self.held_out = labelled(folder, classes, held, used, "recording")
+        self.labels = {"label": label}
         self.log_mels = Joined([rows["log_mels"] for rows in tables])
-        self.held_out = torch.tensor([path in held for path in self.paths])[self.file]
         files = identity(folder, contents(self.paths, tables), classes, held)
         self.identity = {"files": files, "samples": self.samples, "normalise": self.normalise}
-        if self.held_out.all() or not self.held_out.any():
-            raise UserError(f"{folder} has too few recordings to train on and to hold some out.")
 
     def waveforms(self, indices: Tensor) -> Tensor:
         """The clips themselves, decoded again: float32 (B, samples) in [-1, 1].

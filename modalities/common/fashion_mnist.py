@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalities.common.sets import Split, downloading, split_of
+from modalities.common.sets import LabelledImages, downloading, split_of
 from scm_core.base.errors import UserError
 from scm_core.data.cache import CACHE
 
@@ -32,7 +32,9 @@ NAMES = (
 )
 
 
-def read_fashion_mnist(root: str | None, size: int | None) -> tuple[Split, Split, tuple[str, ...]]:
+def read_fashion_mnist(
+    root: str | None, size: int | None
+) -> tuple[LabelledImages, LabelledImages, tuple[str, ...]]:
     """Fashion-MNIST's training split, test split and class names.
 
     Looked for in ``root`` alone if given, else the system package, data/fashion-mnist, and
@@ -80,7 +82,7 @@ def _idx_file(folder: Path, name: str) -> Path | None:
     return next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
 
 
-def _idx_split(folder: Path, part: str, size: int | None) -> Split:
+def _idx_split(folder: Path, part: str, size: int | None) -> LabelledImages:
     images = _read_idx(folder, f"{part}-images-idx3-ubyte")
     labels = _read_idx(folder, f"{part}-labels-idx1-ubyte")
     if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max() >= len(NAMES):

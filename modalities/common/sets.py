@@ -17,6 +17,7 @@ from scm_core.base.errors import UserError, first_line
 from scm_core.contract.fields import Condition
 from scm_core.data.batches import stated
 from scm_core.data.limits import unpacking
+from scm_core.data.splits import Split
 
 
 class Images(Protocol):
@@ -30,7 +31,7 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Split:
+class LabelledImages(Split):
     """One split of a set: its images, their labels, int64 (N,), and what they are anywhere."""
 
     images: Images
@@ -71,12 +72,12 @@ def _square(images: Tensor, size: int) -> Tensor:
     return functional.center_crop(functional.resize(images, [size], antialias=True), [size, size])
 
 
-def split_of(images: Tensor, labels: Tensor, size: int | None) -> Split:
+def split_of(images: Tensor, labels: Tensor, size: int | None) -> LabelledImages:
     """Images uint8 (N, C, H, W) and labels int64 (N,), by what they are made of.
 
     What is resized differs by rounding between machines, so that is no part of it.
     """
-    return Split(squared(images, size), labels, [stated(images), stated(labels)])
+    return LabelledImages(squared(images, size), labels, [stated(images), stated(labels)])
 
 
 @contextlib.contextmanager

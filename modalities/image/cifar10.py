@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
-from modalities.common.sets import Split, downloading, split_of
+from modalities.common.sets import LabelledImages, downloading, split_of
 from scm_core.data.cache import CACHE
 
 
-def read_cifar10(root: str | None, size: int | None) -> tuple[Split, Split, tuple[str, ...]]:
+def read_cifar10(
+    root: str | None, size: int | None
+) -> tuple[LabelledImages, LabelledImages, tuple[str, ...]]:
     """CIFAR-10's training split, test split and class names, read (and checked) by torchvision.
 
     Raises UserError when it can be neither found in ``root`` nor downloaded.

@@ -11,18 +11,19 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from modalities.common.sets import Split, squared
+from modalities.common.sets import LabelledImages, squared
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.data.folders import (
-    Skipped,
     again,
     attempt,
     classified,
     content,
     identity,
     in_threads,
+    labelled,
     report,
+    usable,
 )
 from scm_core.data.limits import picture
 from scm_core.data.shards import File
@@ -65,7 +66,7 @@ class Files:
 
 def read_folder(
     root: str | None, size: int | None, channels: int, limits: Limits
-) -> tuple[Split, Split, tuple[str, ...]]:
+) -> tuple[LabelledImages, LabelledImages, tuple[str, ...]]:
     """A folder's training split, held-out split and class names (its subfolders, sorted).
 
     The held-out split is ``test/`` or ``val/`` beside ``train/``, or else 5 % of each class,
@@ -78,15 +79,10 @@ def read_folder(
         raise UserError("data.name=folder needs the folder of images: data.root=.")
     folder = Path(root)
     classes, held_out = classified(folder, SUFFIXES, "image")
-    names = tuple(classes)
     paths = [path for files in classes.values() for path in files]
     images, contents = _read_all(folder, paths, size, channels, limits)
     paths = list(contents)
-    label_of = {path: names.index(name) for name, files in classes.items() for path in files}
-    labels = torch.tensor([label_of[path] for path in paths])
-    test = torch.tensor([path in held_out for path in paths])
-    if test.all() or not test.any():
-        raise UserError(f"data.root={root} has too few images to train on and to hold some out.")
+    schema, labels, test = labelled(folder, classes, held_out, paths, "image")
     splits = []
     for chosen in (torch.nonzero(~test)[:, 0], torch.nonzero(test)[:, 0]):
         if images is None:
@@ -94,8 +90,10 @@ def read_folder(
         else:
             kept = images[chosen]
         there = {paths[i]: contents[paths[i]] for i in chosen}
-        splits.append(Split(kept, labels[chosen], identity(folder, there, classes, held_out)))
-    return splits[0], splits[1], names
+        splits.append(
+            LabelledImages(kept, labels[chosen], identity(folder, there, classes, held_out))
+        )
+    return splits[0], splits[1], schema["label"].names
 
 
 def decode_file(
@@ -140,22 +138,19 @@ def _read_all(
     def read(path: File) -> tuple[Tensor, int]:
         return decode_file(path, size, channels, limits), content(path)
 
-    for path, result in zip(paths, in_threads(partial(attempt, read), paths), strict=True):
-        if isinstance(result, Skipped):
-            skipped.append([str(path.relative_to(folder)), *result])
-            continue
-        image, value = result
+    results = in_threads(partial(attempt, read), paths)
+    for i, (image, value) in usable(folder, paths, results, skipped):
         if shape is None:
             shape = image.shape
             if image.numel() * len(paths) <= MEMORY:
                 images = torch.empty(len(paths), *shape, dtype=torch.uint8)
         if image.shape != shape:
             raise UserError(
-                f"{path} has another size than {next(iter(readable)).name}; "
+                f"{paths[i]} has another size than {next(iter(readable)).name}; "
                 "give all the same with data.size=."
             )
         if images is not None:
             images[len(readable)] = image
-        readable[path] = value
+        readable[paths[i]] = value
     report(folder, skipped, len(paths), "image")
     return None if images is None else images[: len(readable)], readable

@@ -14,14 +14,15 @@ import av
 import torch
 from torch import Tensor
 
+from modalities.video.settings import VideoData
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
-from scm_core.contract.fields import Condition, Label
-from scm_core.data.cache import CACHE
-from scm_core.data.folders import Classes, Skipped, classified, identity
+from scm_core.contract.fields import Condition, Schema
+from scm_core.data.folders import Classes, Skipped, classified, identity, labelled
 from scm_core.data.limits import container, frames
 from scm_core.data.prepared import Joined, Rows, contents, prepare
 from scm_core.data.shards import File
+from scm_core.data.splits import Split
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ VERSION = 2  # of the preparation: another one makes other clips
 LATE = 0.2  # of a frame: files round their times, GIFs to hundredths of a second
 
 
-class Files:
+class Files(Split):
     """One split of a folder's clips, uint8 (B, 3, T, H, W)."""
 
-    def __init__(self, clips: Joined, label: Tensor, part: Tensor, names: tuple[str, ...]) -> None:
+    def __init__(self, clips: Joined, label: Tensor, part: Tensor, schema: Schema) -> None:
         """Serve a ``part``, bool (N,), of all clips (N, 3, T, H, W) and classes, int64 (N,)."""
         self.clips, self.places, self.label = clips, part.nonzero()[:, 0], label[part]
-        self.schema = {"label": Label(len(names), names)}
+        self.schema = schema
 
     def __len__(self) -> int:
         """The number of clips."""
@@ -57,9 +58,7 @@ class Files:
 Splits = tuple[Files, Files, dict[str, Any]]
 
 
-def read_folder(
-    config: Any, cache: Path = CACHE / "videos", limits: Limits | None = None
-) -> Splits:
+def read_folder(config: VideoData, cache: Path, limits: Limits) -> Splits:
     """Training clips, held-out clips, and all that they depend on; class = subfolder.
 
     UserError for a folder that is missing, empty, or mixed; see ``read_files`` for the rest.
@@ -74,9 +73,9 @@ def read_files(
     folder: Path,
     classes: Classes,
     held: set[File],
-    config: Any,
-    cache: Path = CACHE / "videos",
-    limits: Limits | None = None,
+    config: VideoData,
+    cache: Path,
+    limits: Limits,
 ) -> Splits:
     """Clips of the files of each class, training and held-out, and all that they depend on.
 
@@ -87,17 +86,12 @@ def read_files(
     """
     paths = [path for files in classes.values() for path in files]
     about = {key: getattr(config, key) for key in ("fps", "size", "frames", "stride")}
-    limits = limits or Limits()
     settings = {**about, "version": VERSION, "limits": asdict(limits)}
     tables = prepare(folder, paths, partial(_clips, config, limits), settings, cache, "video")
-    file = torch.cat([rows["file"] for rows in tables])
-    label = torch.tensor([i for i, files in enumerate(classes.values()) for _ in files])[file]
-    test = torch.tensor([path in held for path in paths])[file]
-    if test.all() or not test.any():
-        raise UserError(f"{folder} has too few videos to train on and to hold some out.")
-    names = tuple(classes)
+    used = [paths[i] for rows in tables for i in rows["file"].tolist()]
+    schema, label, test = labelled(folder, classes, held, used, "video")
     clips = Joined([rows["clips"] for rows in tables])
-    train, test = (Files(clips, label, part, names) for part in (~test, test))
+    train, test = (Files(clips, label, part, schema) for part in (~test, test))
     return train, test, {**about, "files": identity(folder, contents(paths, tables), classes, held)}
 
 
@@ -165,7 +159,7 @@ def _square(frame: Any, wide: float, size: int) -> Tensor:
     return shrunk.rot90(round(frame.rotation / 90), (1, 2))
 
 
-def _clips(config: Any, limits: Limits, path: File) -> Rows | Skipped:
+def _clips(config: VideoData, limits: Limits, path: File) -> Rows | Skipped:
     """A file cut into clips, uint8 (n, 3, T, H, W)."""
     frames = read_frames(path, config.fps, config.size, limits)
     if len(frames) < config.frames:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modalities.common.pixels import Shown
 from scm_core.contract.fields import Condition
 from scm_core.contract.spec import DataModule, Scorer
+from scm_core.data.splits import Shown
 from scm_core.evaluation import classifier
 
 VERSION = 2  # of the classifiers and their training: others score otherwise

@@ -11,7 +11,10 @@ from torch.nn import functional
 
 from modalities.common.fashion_mnist import NAMES as GARMENTS
 from modalities.common.fashion_mnist import read_fashion_mnist
+from modalities.common.sets import LabelledImages
+from modalities.video.settings import VideoData
 from scm_core.contract.fields import Condition, Label, Schema
+from scm_core.data.splits import Split
 
 VERSION = 1  # of the composition: another one makes other clips
 DIRECTIONS = (
@@ -29,7 +32,7 @@ SPEEDS = (0.03, 0.05)  # of a frame's side that it moves from one frame to the n
 HELD_OUT = 0.1  # as many held-out clips as this share of the training clips
 
 
-class Sprites:
+class Sprites(Split):
     """Clips uint8 (B, 3, T, H, W), each the same whenever it is asked for.
 
     A clip shows a garment that starts in the asked direction and bounces off the frame's edges.
@@ -42,7 +45,7 @@ class Sprites:
         "direction": Label(len(DIRECTIONS), DIRECTIONS),
     }
 
-    def __init__(self, garments: Any, config: Any, held_out: bool) -> None:
+    def __init__(self, garments: LabelledImages, config: VideoData, held_out: bool) -> None:
         """Draw the parameters of all clips of a split from ``garments``, by ``config.seed``."""
         self.frames, self.size = config.frames, config.size
         side = max(1, round(SHARE * self.size))
@@ -116,7 +119,7 @@ class Sprites:
         return torch.where(self.upright[chosen, None, None, None], down, across)
 
 
-def read_sprites(config: Any) -> tuple[Sprites, Sprites, dict[str, Any]]:
+def read_sprites(config: VideoData) -> tuple[Sprites, Sprites, dict[str, Any]]:
     """Training clips, held-out clips, and all that they depend on."""
     train, test, _ = read_fashion_mnist(config.root, None)
     keys = ("frames", "size", "clips", "seed")

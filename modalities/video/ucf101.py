@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from modalities.video.folder import Splits, read_files
+from modalities.video.settings import VideoData
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.data.folders import Classes
@@ -14,7 +14,7 @@ FILES, LISTS = "UCF-101", "ucfTrainTestlist"
 FOLD = "01"  # the first of its three splits, which most papers report
 
 
-def read_ucf101(config: Any, limits: Limits) -> Splits:
+def read_ucf101(config: VideoData, cache: Path, limits: Limits) -> Splits:
     """Clips of the first training list, of the first test list, and all that they depend on.
 
     Raises UserError when ``config.root`` lacks the videos, the lists, or a file of theirs.
@@ -26,7 +26,7 @@ def read_ucf101(config: Any, limits: Limits) -> Splits:
     classes: Classes = {}
     for path in sorted({*train, *test}):
         classes.setdefault(path.parent.name, []).append(path)
-    return read_files(root / FILES, classes, set(test), config, limits=limits)
+    return read_files(root / FILES, classes, set(test), config, cache, limits)
 
 
 def _listed(root: Path, part: str) -> list[Path]:

@@ -14,8 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
+from torch import Tensor
+
 from scm_core.base.distributed import cpus
 from scm_core.base.errors import UserError, reason
+from scm_core.contract.fields import Label, Schema
 from scm_core.data.cache import hashed
 from scm_core.data.layout import empty_parts, ignored, layout, tell, tell_left_out
 from scm_core.data.shards import File, members
@@ -131,6 +135,33 @@ def attempt(read: Callable[[File], Read], file: File) -> Read | Skipped:
             f"{file} cannot be read now ({reason(error)}): mend that, or remove the file, and give "
             "the same command again"
         ) from error
+
+
+def usable(
+    folder: Path,
+    paths: Sequence[File],
+    results: Iterator[Read | Skipped],
+    skipped: list[Sequence[Any]],
+) -> Iterator[tuple[int, Read]]:
+    """The places of the files that can be used and what was read; others go to ``skipped``."""
+    for i, (path, result) in enumerate(zip(paths, results, strict=True)):
+        if isinstance(result, Skipped):
+            skipped.append([str(path.relative_to(folder)), *result])
+        else:
+            yield i, result
+
+
+def labelled(
+    folder: Path, classes: Classes, held_out: set[File], used: Sequence[File], kind: str
+) -> tuple[Schema, Tensor, Tensor]:
+    """The schema of classes, the class of each file that is used, int64 (N,), and whether it is
+    held out, bool (N,); UserError where a split is left without any."""
+    number = {path: i for i, files in enumerate(classes.values()) for path in files}
+    held = torch.tensor([path in held_out for path in used])
+    if held.all() or not held.any():
+        raise UserError(f"{folder} has too few {kind}s to train on and to hold some out.")
+    label = torch.tensor([number[path] for path in used])
+    return {"label": Label(len(classes), tuple(classes))}, label, held
 
 
 def again(read: Callable[[File], Read], file: File) -> Read:

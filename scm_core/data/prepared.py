@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scm_core.base.errors import UserError
 from scm_core.data.cache import Table, keep, kept, place
-from scm_core.data.folders import Skipped, attempt, content, dated, in_threads, report, stat
+from scm_core.data.folders import Skipped, attempt, content, dated, in_threads, report, stat, usable
 from scm_core.data.shards import File
 
 VERSION = 1  # of what is kept of any file: another one is made anew
@@ -129,11 +129,8 @@ def _rows(read: Callable[[File], Rows | Skipped], file: File) -> Rows | Skipped:
 
 def _table(folder: Path, group: list[File], results: Iterator[Rows | Skipped]) -> Table:
     rows, skipped = [], []
-    for i, (path, result) in enumerate(zip(group, results, strict=True)):
-        if isinstance(result, Skipped):
-            skipped.append([str(path.relative_to(folder)), *result])
-        else:
-            file = torch.full((len(result["content"]),), i, dtype=torch.int32)
-            rows.append({**result, "file": file})
+    for i, result in usable(folder, group, results, skipped):
+        file = torch.full((len(result["content"]),), i, dtype=torch.int32)
+        rows.append({**result, "file": file})
     names = rows[0] if rows else ()
     return {name: torch.cat([row[name] for row in rows]) for name in names}, {"skipped": skipped}
