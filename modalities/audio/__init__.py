@@ -24,7 +24,7 @@ from scm_core.contract.spec import (
 )
 from scm_core.networks import backbones
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
 
 
 @dataclass
@@ -67,10 +67,10 @@ def _codec(config: AudioConfig, statistics: Statistics) -> Codec:
 SPEC = ModalitySpec(
     name="audio",
     config=AudioConfig,
-    config_file=Path(__file__).with_name("config.yaml"),
-    presets=ROOT / "configs" / "audio",
+    config_file=HERE / "config.yaml",
+    presets=HERE / "presets",
     find_data=lambda config: find_font(config.data.font),
-    checkpoints=ROOT / "checkpoints" / "audio",
+    checkpoints=HERE / "checkpoints",
     build_data=_data,
     build_backbone=_backbone,
     build_codec=_codec,

@@ -24,7 +24,7 @@ from scm_core.contract.spec import (
 )
 from scm_core.networks import backbones
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
 
 
 @dataclass
@@ -63,10 +63,10 @@ def _scorer(config: VideoConfig, data: DataModule) -> Scorer:
 SPEC = ModalitySpec(
     name="video",
     config=VideoConfig,
-    config_file=Path(__file__).with_name("config.yaml"),
-    presets=ROOT / "configs" / "video",
+    config_file=HERE / "config.yaml",
+    presets=HERE / "presets",
     find_data=lambda config: find_fashion_mnist(config.data.root),
-    checkpoints=ROOT / "checkpoints" / "video",
+    checkpoints=HERE / "checkpoints",
     build_data=lambda config: VideoDataModule(config.data, config.limits),
     build_autoencoder=_autoencoder,
     build_backbone=_backbone,
