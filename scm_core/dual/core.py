@@ -109,7 +109,7 @@ def spellings(name: str) -> list[Any]:
 def dispatch(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
     """Apply `func` to arguments of which at least one is a `Dual`, by its rule or by the fallback.
 
-    Raises DualError where no right tangent can be had.
+    Raises DualError where there is no right tangent.
     """
     for name in ("input", "tensors"):  # `torch.cat(tensors=...)`: rules want it in front
         if name in kwargs:

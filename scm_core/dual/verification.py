@@ -27,7 +27,7 @@ _SMALL = 0.1  # of the largest gradient: what is below is compared to that, for 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found; errors are relative, `|a - b| / |b|`, and None where not to be had.
+    """What `verify` found; errors are relative, `|a - b| / |b|`, and None where unavailable.
 
     forward: F against the plain forward. gradient: the worst gradient of a scalar of F, by x or a
     parameter, against the plain one. difference: dF against central differences, which are wrong
@@ -67,7 +67,7 @@ class Report:
         lines = [f"Dual: {'ok' if self.ok else 'FAILED'} (in {str(self.dtype).split('.')[1]})"]
         for name, limit in _LIMITS[self.dtype].items():
             error = getattr(self, name)
-            text = "not to be had" if error is None else f"{error:.1e}  (limit {limit:.0e})"
+            text = "unavailable" if error is None else f"{error:.1e}  (limit {limit:.0e})"
             if name == "difference" and self.outweighed:
                 text = f"{error:.1e}  (across a kink: the exact jvp agrees)"
             lines.append(f"  {name + ' error':<17} {text}")

@@ -1,4 +1,4 @@
-"""What happens around the training steps, so that a run can stop anywhere and go on."""
+"""What happens around the training steps, so that a run can stop anywhere and resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network spread over processes, block by block (FSDP2), and activations computed again."""
+"""A network sharded over processes block by block (FSDP2), and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The layers that a network lists and calls: what sharding and recomputing take one by one."""
+    """The layers that a network lists and calls: what is sharded and checkpointed one by one."""
     for module in network.modules():
         for child in module if isinstance(module, nn.ModuleList) else ():
             if type(child).forward is not nn.Module.forward and any(
@@ -37,7 +37,7 @@ def shard(network: nn.Module, mesh: DeviceMesh, methods: Iterable[str] = ()) -> 
 
 
 def recompute(network: nn.Module) -> None:
-    """Let blocks forget their activations, which are computed again on the way back."""
+    """Activation checkpointing: the backward pass computes what is within a block once more."""
     for block in blocks(network):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 

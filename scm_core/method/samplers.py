@@ -127,9 +127,8 @@ def heun(
             F = _evaluate(model, ahead, s, sigma_data, condition)
             slope = (slope + flow.to_noise(ahead, F, b)) / 2
             # cos b (tan b - tan a) = sin(b - a) / cos a, without the cancellation near pi/2.
-            ahead = (s.cos() / t.cos()).to(x.dtype) * x + ((s - t).sin() / t.cos()).to(
-                x.dtype
-            ) * slope
+            scale, shift = (s.cos() / t.cos()).to(x.dtype), ((s - t).sin() / t.cos()).to(x.dtype)
+            ahead = scale * x + shift * slope
         path.append(ahead)
     return path
 

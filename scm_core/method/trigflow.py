@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 Bounds = tuple[Tensor, Tensor]
@@ -56,14 +55,6 @@ class TrigFlow:
         """One DDIM step from t to s: `cos(t-s) x_t - sin(t-s) sigma_data F`, exact for a Dirac."""
         angle = expand_time(t - s, x_t)
         return angle.cos() * x_t - angle.sin() * self.sigma_data * F
-
-    def time(self, sigma: Tensor | float) -> Tensor:
-        """EDM's noise level as a time: `t = atan(sigma / sigma_data)`."""
-        return torch.as_tensor(sigma).div(self.sigma_data).atan()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """A time as EDM's noise level: `sigma = sigma_data tan(t)`."""
-        return self.sigma_data * t.tan()
 
     @property
     def t_max(self) -> float:
