@@ -17,7 +17,7 @@ from modalities.audio.notes import SoundFont, font_origin
 from modalities.common.fashion_mnist import _read_idx
 from scm_core.base.errors import UserError
 from scm_core.data import provenance, shards
-from scm_core.engine import checkpoint, config
+from scm_core.engine import config, storage
 
 PATIENCE = 60  # seconds of computing for one file
 
@@ -33,7 +33,7 @@ def font(path: Path) -> None:
 SENTENCES = {  # what may raise nothing but a UserError
     "font": font,
     "idx": lambda path: _read_idx(path.parent, path.name),
-    "model": checkpoint.read,
+    "model": storage.read,
     "shard": lambda path: [member.open().read() for member in shards.read(path)],
     "yaml": config.read_yaml,
 }

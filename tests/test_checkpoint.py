@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from scm_core.base.errors import UserError
-from scm_core.engine import checkpoint
+from scm_core.engine import storage
 
 
 @pytest.fixture
@@ -73,5 +73,5 @@ def test_numbers_that_no_model_has_are_refused(refused, tmp_path, stated):
 def test_eight_bit_numbers_of_any_kind_are_looked_at():
     strange = torch.tensor([1.0, math.nan])
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64):
-        assert checkpoint.no_numbers({"a": torch.ones(2), "b": strange.to(dtype)}) == "b"
-    assert checkpoint.no_numbers({"a": torch.ones(2, dtype=torch.int8)}) is None
+        assert storage.no_numbers({"a": torch.ones(2), "b": strange.to(dtype)}) == "b"
+    assert storage.no_numbers({"a": torch.ones(2, dtype=torch.int8)}) is None

@@ -14,7 +14,7 @@ from scm_core.base.errors import UserError
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
-from scm_core.engine import checkpoint, config
+from scm_core.engine import checkpoint, config, storage
 from scm_core.evaluation import evaluator
 
 SCHEMA = {"label": Label(2)}
@@ -126,7 +126,7 @@ def student(tmp_path, monkeypatch):
     plan = evaluator.Plan(200, 600, (("heun", 32), ("dpm", 3), ("ddim", 2)))
     monkeypatch.setitem(evaluator.PLANS, "smoke", plan)
     for stage, gain in (("teacher", 0.0), ("student", 1.0)):
-        checkpoint.export(
+        storage.export(
             tmp_path / f"{stage}.safetensors",
             {"student": torch.full((8,), gain)},
             stage=stage,
@@ -208,7 +208,7 @@ def test_what_a_decoder_loses_is_a_row_of_its_own(student, monkeypatch, capsys):
 def test_a_bad_student_is_seen(student):
     wrong = load_file(student)["student"] * 0 + 0.5
     model = checkpoint.load(student, "test_evaluate:SPEC")
-    checkpoint.export(
+    storage.export(
         student,
         {"student": wrong},
         stage="student",

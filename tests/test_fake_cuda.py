@@ -14,10 +14,10 @@ from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.dual import Dual, flash, jvp
 from scm_core.dual.core import RULES
 from scm_core.engine import sampling
-from scm_core.engine.checkpoint import read
 from scm_core.engine.config import load, read_yaml
 from scm_core.engine.stages.student import Student
 from scm_core.engine.stages.teacher import Teacher
+from scm_core.engine.storage import read
 from scm_core.method.ema import PowerEMA
 from scm_core.networks import backbones
 from scm_core.networks.backbones import NETWORKS, BackboneConfig

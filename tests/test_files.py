@@ -16,7 +16,7 @@ from scm_core.base import files
 from scm_core.base.errors import UserError
 from scm_core.base.files import save_tensors, write_text
 from scm_core.data import cache
-from scm_core.engine import checkpoint
+from scm_core.engine import storage
 from scm_core.evaluation import classifier
 
 
@@ -30,7 +30,7 @@ def judge(path):
     [
         lambda path: write_text(path, "x" * 9000),
         lambda path: files.copy(SHIPPED, path),
-        lambda path: checkpoint.shrink(SHIPPED, path),
+        lambda path: storage.shrink(SHIPPED, path),
         lambda path: judge(path),
     ],
 )
@@ -93,7 +93,7 @@ def test_tensors_make_the_same_bytes_in_every_process(tmp_path):
 def test_files_are_read_by_whom_the_umask_says(tmp_path, mask, mode):
     before = os.umask(mask)
     try:
-        checkpoint.shrink(SHIPPED, tmp_path / "small.safetensors")
+        storage.shrink(SHIPPED, tmp_path / "small.safetensors")
         cache.keep(tmp_path / "kept.safetensors", ({"x": torch.ones(1)}, {}))
         files.copy(SHIPPED, tmp_path / "copy")
     finally:

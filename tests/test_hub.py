@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from scm_core.apps.opening import open_checkpoint
 from scm_core.apps.sharing import download, hub
 from scm_core.base.errors import UserError
-from scm_core.engine import checkpoint
+from scm_core.engine import storage
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "image"
 
@@ -53,7 +53,7 @@ def test_eight_bits_are_half_as_large_and_nearly_the_same(tmp_path):
     assert small.stat().st_size < 0.55 * large.stat().st_size
     assert not (tmp_path / "metrics.json").exists()
     assert "It has not been evaluated." in (tmp_path / "README.md").read_text()
-    (described, packed), (before, weights) = checkpoint.read(small), checkpoint.read(large)
+    (described, packed), (before, weights) = storage.read(small), storage.read(large)
     assert described == before and packed.keys() == weights.keys()
     for name, value in weights.items():
         error = (packed[name].float() - value.float()).abs()

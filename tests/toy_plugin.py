@@ -11,7 +11,7 @@ from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
 from scm_core.data import media
 from scm_core.data.batches import loader
-from scm_core.engine import checkpoint, config
+from scm_core.engine import config, storage
 from scm_core.networks import backbones
 
 HERE = Path(__file__).parent / "data"
@@ -93,7 +93,7 @@ def write_student(path, name="toy_plugin:SPEC"):
     """An untrained student, as a checkpoint that calls the plugin so: by default, by its place."""
     settings = config.finish(SPEC, parse([f"modality={name}"]))
     network = backbones.build(settings.backbone, ToyData.shape, ToyData.condition)
-    checkpoint.export(
+    storage.export(
         path,
         network.state_dict(),
         stage="student",

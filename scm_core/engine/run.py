@@ -24,7 +24,7 @@ from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Codec, DataModule, M
 from scm_core.data.batches import spread
 from scm_core.data.latents import LatentCodec, Latents, latent_shape, run
 from scm_core.dual import DualError
-from scm_core.engine import checkpoint, config, sampling, sharding
+from scm_core.engine import checkpoint, config, sampling, sharding, storage
 from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
 from scm_core.engine.checkpointing import LAST, Guard, Saving, WholeCheckpoints
 from scm_core.engine.feeding import Fed
@@ -78,7 +78,7 @@ class Run:
         settings = self.settings[name]
         steps = self.settings.max_steps or settings.max_steps
         exported = self.folder / f"{name}.safetensors"
-        if exported.exists() and checkpoint.read(exported)[0]["step"] >= steps:
+        if exported.exists() and storage.read(exported)[0]["step"] >= steps:
             console.console.print(f"{name}: done, {exported}")
             return
         if self.autoencoder and name != "decoder" and not isinstance(self.data, Latents):
@@ -102,7 +102,7 @@ class Run:
             raise UserError(str(error)) from error
         average = averaging.whole()
         if trainer.is_global_zero:
-            checkpoint.export(
+            storage.export(
                 exported,
                 average,
                 stage=name,
@@ -152,7 +152,7 @@ class Run:
         if not self.pretrained:
             weights = trained(self.folder, "decoder")
             self.autoencoder = self._autoencoder()  # the one in training may be sharded by now
-            checkpoint.load_weights(self.autoencoder, checkpoint.read(weights)[1], weights)
+            checkpoint.load_weights(self.autoencoder, storage.read(weights)[1], weights)
         self.data = Latents(self.data, self.autoencoder, self.settings.data.batch_size)
         path, measured = self.folder / "latents.json", self.data.statistics["latents"]
         latents = agreed(path, measured, "on the latents of another decoder")
@@ -171,7 +171,7 @@ class Run:
         if name == "teacher":
             return Teacher(backbone, schema, self.settings.teacher)
         weights = trained(self.folder, "teacher")
-        of_backbone, _ = checkpoint.split(checkpoint.read(weights)[1])
+        of_backbone, _ = storage.split(storage.read(weights)[1])
         checkpoint.load_weights(backbone, of_backbone, weights)
         teacher: nn.Module | None = None
         if self.settings.student.method == "distill":

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from scm_core.contract.fields import schema_from_dict, schema_to_dict
-from scm_core.engine import checkpoint
+from scm_core.engine import checkpoint, storage
 from scm_core.engine import config as configuration
 from scm_core.testing.subject import Fault, Subject, point, relative, seeded
 
@@ -41,7 +41,7 @@ def reload(subject: Subject) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "teacher.safetensors"
         try:
-            checkpoint.export(
+            storage.export(
                 path,
                 subject.network.state_dict(),
                 stage="teacher",
@@ -56,7 +56,7 @@ def reload(subject: Subject) -> str:
                 str(error), "statistics travel as JSON: lists, dicts, numbers and strings only"
             ) from error
         size = path.stat().st_size
-        described, weights = checkpoint.read(path)
+        described, weights = storage.read(path)
     with seeded(1):  # not as the first one was: what it draws and does not save shall differ
         network = subject.backbone().eval()
     checkpoint.load_weights(network, weights, path)

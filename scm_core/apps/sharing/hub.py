@@ -15,7 +15,7 @@ from scm_core.base import console
 from scm_core.base.arguments import parse, place, section
 from scm_core.base.errors import UserError, first_line, visible
 from scm_core.base.files import copy, write_text
-from scm_core.engine import checkpoint, config
+from scm_core.engine import config, storage
 from scm_core.engine.checkpoint import Checkpoint
 
 WEIGHTS = ("teacher.safetensors", "decoder.safetensors")  # beside it
@@ -73,9 +73,9 @@ def save(student: Path, folder: Path, bits: int, described: str) -> list[str]:
     if left := [n for n in (*WEIGHTS, *FIGURES) if n not in sources and (folder / n).exists()]:
         raise UserError(f"out={folder} has {left[0]} of another model: choose another folder")
     for name in {STUDENT, *WEIGHTS} & sources.keys():
-        checkpoint.read(sources[name])  # before anything is written: it may be of no use
+        storage.read(sources[name])  # before anything is written: it may be of no use
     for name, path in sources.items():
-        write = checkpoint.shrink if bits == 8 else copy
+        write = storage.shrink if bits == 8 else copy
         write(path, folder / name)
     write_text(folder / CARD, described)
     return [*sources, CARD]
