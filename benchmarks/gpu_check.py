@@ -54,10 +54,10 @@ def modality(name: str, folder: Path, data: list[str]) -> Iterator[Result]:
     few = ["data.batch_size=64", "trainer.compile=false", "data.workers=2"] if CUDA else []
     few += ["data.clips=2000"] if name == "video" and CUDA else []
     few += data if name != "audio" else []
-    short = [f"teacher.max_steps={STEPS}", f"student.max_steps={STUDENT_STEPS}"]
+    short = [f"teacher.max_steps={STEPS}"]
     short += [f"decoder.max_steps={STEPS}"] if name == "video" else []
-    loss = ["student.midtraining.steps=0", "student.consistency=1", "student.score.weight=0"]
-    ramp = [f"student.tangent_warmup={STUDENT_STEPS // 5}"]
+    loss = [f"student.phases=[{{consistency: 1, steps: {STUDENT_STEPS}}}]"]
+    ramp = [f"student.options.consistency.tangent_warmup={STUDENT_STEPS // 5}"]
     printed = output(command("train", *preset, *few, *short, *loss, *ramp, "trainer.log_every=2"))
     watched = re.findall(r"\|g\| ([\d.naif]+)", printed)
     student = folder / name / "student.safetensors"

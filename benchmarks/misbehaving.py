@@ -24,17 +24,18 @@ from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA
 from scm_core.engine.stages.stage import cosine
 from scm_core.evaluation import plots
-from scm_core.method.losses.consistency import (
-    consistency_loss,
+from scm_core.method.objectives.consistency import consistency_loss
+from scm_core.method.objectives.diffusion import diffusion_loss
+from scm_core.method.proposal import LogNormalProposal
+from scm_core.method.tangent import (
     normalise,
     student_tangent,
     warmup_ratio,
 )
-from scm_core.method.losses.diffusion import diffusion_loss
-from scm_core.method.proposal import LogNormalProposal
 from scm_core.method.trigflow import TrigFlow
+from scm_core.method.weighting import LearnedWeight
 from scm_core.networks import backbones
-from scm_core.networks.layers import LearnedWeight, TimeEmbedding, positional_embedding
+from scm_core.networks.layers import TimeEmbedding, positional_embedding
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 LENGTH, BATCH, EVERY = 32, 32, 10

@@ -26,8 +26,9 @@ from scm_core import TrigFlow
 from scm_core.base.device import resolve_precision
 from scm_core.contract.fields import Label
 from scm_core.dual import jvp
-from scm_core.method.losses.consistency import consistency_loss, normalise, student_tangent
-from scm_core.method.losses.diffusion import diffusion_loss
+from scm_core.method.objectives.consistency import consistency_loss
+from scm_core.method.objectives.diffusion import diffusion_loss
+from scm_core.method.tangent import normalise, student_tangent
 from scm_core.networks.backbones.transformer import Transformer
 from scm_core.networks.backbones.unet import UNet
 

@@ -13,8 +13,9 @@ from torch import nn
 from scm_core import TrigFlow, dual
 from scm_core.contract.spec import SIGMA_DATA, Batch, DataModule, ModalitySpec
 from scm_core.engine.checkpoint import Checkpoint
-from scm_core.method.losses.consistency import consistency_loss, normalise, student_tangent
+from scm_core.method.objectives.consistency import consistency_loss
 from scm_core.method.proposal import LogNormalProposal
+from scm_core.method.tangent import normalise, student_tangent
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -7,7 +7,6 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +16,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from scm_core.base import console
 from scm_core.base.errors import UserError
 from scm_core.base.files import replacing
+from scm_core.contract.objectives import Phase
 from scm_core.engine.callbacks import Averaging, Interrupt
 from scm_core.engine.checkpointing import Guard, Saving, WholeCheckpoints
-from scm_core.engine.stages.stage import Stage
+from scm_core.engine.stages import Stage
+from scm_core.method.objectives import Objective
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
@@ -34,19 +35,21 @@ def heard():
         signal.signal(number, handler)
 
 
-class Toy(Stage):
+class Falling(Objective):
     """A mean that falls; its loss is no number from step `bad` on."""
 
-    watched_name = "error"
+    bad = math.inf
 
+    def loss(self, student, batch):
+        loss = student.backbone(batch).mean() * (math.inf if student.step + 1 >= self.bad else 1.0)
+        return loss.expand(2), {"error": loss.expand(2), "t": torch.tensor([0.1, 1.5])}
+
+
+class Toy(Stage):
     def __init__(self, bad=math.inf):
-        super().__init__(torch.nn.Linear(2, 1), SimpleNamespace(lr=1e-3, lr_warmup=0))
-        self.bad = bad
-
-    def training_step(self, batch, _):
-        loss = self.backbone(batch).mean() * (math.inf if self.global_step + 1 >= self.bad else 1.0)
-        self.watch(loss.expand(2), torch.tensor([0.1, 1.5]), loss.expand(2))
-        return loss
+        falling = Falling()
+        falling.bad = bad
+        super().__init__(torch.nn.Linear(2, 1), [Phase({"toy": 1.0}, 9, 1e-3)], {"toy": falling})
 
 
 class At(Callback):

@@ -92,7 +92,7 @@ def test_plain_containers_only():
         ("teacher.lr=1e-4", "teacher.lr", 1e-4),
         ("data.size=null", "data.size", None),
         ("data.flip=yes", "data.flip", True),
-        ("student.score.rollouts=[1,08]", "student.score.rollouts", [1, 8]),
+        ("student.options.endpoint.points=2", "student.options.endpoint.points", 2),
         ("backbone.options.channels=[32,64]", "backbone.options.channels", [32, 64]),
         ("backbone.options={blocks: 2}", "backbone.options", {"blocks": 2}),
     ],

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from scm_core.apps import sample
 from scm_core.engine import run
 
-SHORT = ["preset=cpu", "max_steps=4", "student.midtraining.steps=2", "student.tangent_warmup=1"]
+PHASES = "student.phases=[{endpoint: 1, steps: 2}, {consistency: 1, steps: 2}]"
+SHORT = ["preset=cpu", "max_steps=4", PHASES, "student.options.consistency.tangent_warmup=1"]
 EXAMPLES = {
     "neuron": (["data.batch_size=16"], ["firing=irregular"]),
     "glyphs": (["data.batch_size=16", "data.draws=1"], ["letter=[A,Z]"]),

@@ -13,10 +13,8 @@ from scm_core.contract.fields import Label, schema_from_dict
 from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.dual import Dual, flash, jvp
 from scm_core.dual.core import RULES
-from scm_core.engine import sampling
+from scm_core.engine import sampling, stages
 from scm_core.engine.config import load, read_yaml
-from scm_core.engine.stages.student import Student
-from scm_core.engine.stages.teacher import Teacher
 from scm_core.engine.storage import read
 from scm_core.method.ema import PowerEMA
 from scm_core.networks import backbones
@@ -200,13 +198,13 @@ def test_factorised_attention(half):
 
 
 STUDENTS = {
-    "midtraining": ["student.midtraining.steps=1"],
-    "consistency": ["student.midtraining.steps=0", "student.score.weight=0"],
+    "endpoint": ["student.phases=[{endpoint: 1, steps: 1}]"],
+    "consistency": ["student.phases=[{consistency: 1, steps: 1}]"],
     "score": [
-        "student.midtraining.steps=0",
-        "student.norm=l2",
+        "student.phases=[{consistency: 1, distribution_matching: 1, steps: 1}]",
         "student.tangent=difference",
     ],
+    "discrete": ["student.phases=[{discrete_consistency: 1, flow_anchor: 1, steps: 1}]"],
 }
 
 
@@ -217,10 +215,10 @@ def test_training_step(name, half):
     _, config, shape, schema = configured("image", "preset=smoke", *words)
     networks = [small(shape, schema, **SMALL) for _ in range(2)]
     if name == "teacher":
-        stage = Teacher(networks[0], schema, config.teacher).to("cuda")
+        stage = stages.teacher(networks[0], schema, config.teacher).to("cuda")
     else:
         bounds = torch.full((1, 1, 1), -1.0), torch.ones(1, 1, 1)
-        stage = Student(networks[0], schema, config.student, networks[1], bounds).to("cuda")
+        stage = stages.student(networks[0], schema, config.student, networks[1], bounds).to("cuda")
         stage.on_fit_start()
     loss = stage.training_step(Batch(draw(4, *shape), nulls(schema, 4)), 0)
     assert loss.device.type == "cuda" and loss.dtype == torch.float32

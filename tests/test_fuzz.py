@@ -187,7 +187,7 @@ def test_many_damaged_files_of_every_format(reader, whole, tmp_path):
 
 KNOWN = ("modality", "preset", "stage", "out", "seed", "n", "steps", "sampler", "guidance", "label")
 KNOWN += ("data", "data.root", "data.size", "teacher", "teacher.lr", "limits.pixels", "decoder")
-KNOWN += ("student.score.rollouts", "trainer.devices", "batch_size", "checkpoint", "max_steps")
+KNOWN += ("student.phases", "trainer.devices", "batch_size", "checkpoint", "max_steps")
 LETTERS = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
 VALUES = st.one_of(
     st.text(LETTERS, max_size=12),

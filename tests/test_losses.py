@@ -5,10 +5,11 @@ import torch
 from gaussian import Gaussian
 
 from scm_core import TrigFlow
-from scm_core.method.losses import consistency
-from scm_core.method.losses.diffusion import diffusion_loss
-from scm_core.method.losses.midtraining import endpoint_loss, jittered_times
-from scm_core.method.losses.score import score_loss
+from scm_core.method import tangent as consistency
+from scm_core.method.objectives.consistency import consistency_loss
+from scm_core.method.objectives.diffusion import diffusion_loss
+from scm_core.method.objectives.distribution_matching import score_loss
+from scm_core.method.objectives.endpoint import endpoint_loss, jittered_times
 from scm_core.method.samplers import ode_times
 from scm_core.method.trigflow import expand_time
 
@@ -89,7 +90,7 @@ def test_normalisation_bounds_the_loss_below_one():
     unit = consistency.normalise(g, c=0.1)
     torch.testing.assert_close(unit.norm(dim=1), norm / (norm + 0.1))
     F = sample(d=300).requires_grad_()
-    loss = consistency.consistency_loss(F, unit, torch.zeros(7, dtype=torch.float64)) * 300
+    loss = consistency_loss(F, unit, torch.zeros(7, dtype=torch.float64)) * 300
     torch.testing.assert_close(loss, (norm / (norm + 0.1)) ** 2)
     assert (loss < 1).all()
 
@@ -109,7 +110,7 @@ def test_an_unknown_norm_is_named():
 def test_gradient_is_minus_the_weighted_tangent():
     F, g = sample().requires_grad_(), sample(seed=1)
     weight = sample(d=1)[:, 0]
-    consistency.consistency_loss(F, g, weight).sum().backward()
+    consistency_loss(F, g, weight).sum().backward()
     torch.testing.assert_close(F.grad, -2 * weight.exp()[:, None] * g / 5)
 
 

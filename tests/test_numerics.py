@@ -75,7 +75,7 @@ def train(*words, ok=True):
 
 def test_a_network_that_dual_refuses_trains_by_differences(tmp_path):
     words = ["modality=test_numerics:SPEC", "preset=cpu", "max_steps=3", f"out={tmp_path}"]
-    words += ["student.score.weight=0", "student.midtraining.steps=0"]
+    words += ["student.phases=[{consistency: 1, steps: 3}]"]
     assert "writes in place" in train(*words, ok=False)
     assert "student: 3 steps" in train(*words, "student.tangent=difference")
 
@@ -91,7 +91,8 @@ def losses(out, stage):
 def test_bf16_trains_as_float32_does(modality, tmp_path):
     for precision in ("32-true", "bf16-mixed"):
         words = [f"modality={modality}", "preset=smoke", f"trainer.precision={precision}"]
-        words += ["max_steps=30", "student.midtraining.steps=15", "student.score.weight=1"]
+        phases = "{endpoint: 1, steps: 15}, {consistency: 1, distribution_matching: 1, steps: 15}"
+        words += ["max_steps=30", f"student.phases=[{phases}]"]
         train(*words, f"out={tmp_path}/{precision}")
     for stage in ("teacher", "student"):
         single, half = (losses(tmp_path / name, stage) for name in ("32-true", "bf16-mixed"))

@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 STAGES = ("teacher", "student")
 TOY = ["modality=toy_plugin:SPEC", "preset=cpu", "trainer.precision=32-true", "trainer.log_every=1"]
-TOY += ["student.midtraining.steps=4", "student.score.weight=1", "teacher.lr_warmup=5"]
-TOY += ["student.tangent_warmup=10", "student.lr_warmup=2", "trainer.accelerator=cpu"]
+PHASES = "{endpoint: 1, steps: 4}, {consistency: 1, distribution_matching: 1, steps: 6}"
+TOY += [f"student.phases=[{PHASES}]", "student.options.consistency.tangent_warmup=10"]
+TOY += ["teacher.lr_warmup=5", "student.lr_warmup=2", "trainer.accelerator=cpu"]
 TOY += ["max_steps=10", "trainer.checkpoint_every=4"]
 SMOKE = ["preset=smoke", "trainer.accelerator=cpu"]
 

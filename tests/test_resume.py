@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 STAGES = ("teacher", "student")
 WORDS = ["modality=toy_plugin:SPEC", "preset=cpu", "max_steps=40", "trainer.checkpoint_every=3"]
-WORDS += ["student.midtraining.steps=10", "student.score.weight=1", "trainer.accelerator=cpu"]
-WORDS += ["trainer.accumulate=3", "teacher.lr_warmup=5", "student.tangent_warmup=10"]
+PHASES = "{endpoint: 1, steps: 10}, {consistency: 1, distribution_matching: 1, steps: 30}"
+WORDS += [f"student.phases=[{PHASES}]", "student.options.consistency.tangent_warmup=10"]
+WORDS += ["trainer.accelerator=cpu", "trainer.accumulate=3", "teacher.lr_warmup=5"]
 
 
 def start(out, *words, **options):

@@ -22,6 +22,7 @@ from scm_core.engine import run
 SMOKE = ["modality=image", "preset=smoke"]
 NO_DATA = ["data.root=/no/such/folder"]  # what is refused is refused before they are looked for
 STAGES = ("teacher", "student")
+MATCHING = "student.options.distribution_matching"
 COMMANDS = {"train": run, "sample": sample, "evaluate": evaluate}
 
 
@@ -124,7 +125,8 @@ def test_consistency_training_needs_no_teacher_velocity(run, trained, fashion_ro
     os.link(trained / "teacher.safetensors", copy / "teacher.safetensors")
     words = [*SMOKE, "stage=student", "student.method=train", f"data.root={fashion_root}"]
     said = run("train", *words, f"out={copy}", ok=False)
-    words += re.findall(r"student\.\S+=\d", said)  # what the message says to give
+    words += re.findall(r"student\.guidance=\d|student\.phases=\[.*?\]", said)
+    words += ["max_steps=4"]
     run("train", *words, f"out={copy}")
     assert metadata(copy / "student.safetensors")["config"]["student"]["method"] == "train"
 
@@ -207,8 +209,8 @@ def test_teacher_samples_by_any_sampler(run, trained, tmp_path):
         (["modality=image", "data.name=folder", "data.root=/no/such/folder"], "not a folder"),
         (["modality=image", "stage=studnet"], "studnet"),
         (["modality=image", "max_time=soon", "preset=smoke"], "max_time=soon"),
-        (["modality=image", "student.midtraining.solver=heun"], "heun is none of ddim, dpm"),
-        (["modality=image", "student.norm=L2"], "student.norm=L2 is none of l2, rms"),
+        (["modality=image", "student.options.endpoint.solver=heun"], "heun is none of ddim, dpm"),
+        (["modality=image", "student.options.consistency.norm=L2"], "norm=L2 is none of l2, rms"),
         (["modality=image", "student.ema=0.3"], "must lie between 0 and 0.289"),
         (["modality=image", "trainer.log_every=0"], "trainer.log_every=0 must be at least 1"),
         ([*SMOKE, *NO_DATA, "trainer.checkpoint_every=-1"], "checkpoint_every=-1 must be at least"),
@@ -217,9 +219,18 @@ def test_teacher_samples_by_any_sampler(run, trained, tmp_path):
         ([*SMOKE, *NO_DATA, "teacher.lr=nan"], "teacher.lr=nan must be a number above 0"),
         ([*SMOKE, *NO_DATA, "limits.frames=0"], "limits.frames=0 must be at least 1"),
         ([*SMOKE, "trainer.devices=0"], "trainer.*: "),
-        (["modality=image", "student.score.rollouts=[]"], "student.score.rollouts=[] must be"),
+        (["modality=image", f"{MATCHING}.rollouts=[]"], f"{MATCHING}.rollouts=[] must be"),
+        (["modality=image", f"{MATCHING}.rollout=2"], f"no key {MATCHING}.rollout; did you mean"),
+        (["modality=image", f"{MATCHING}.draws=few"], f"{MATCHING}.draws: "),
+        (["modality=image", "student.options.endpiont.points=2"], "did you mean endpoint?"),
+        (["modality=image", "student.phases=[{endpiont: 1, steps: 2}]"], "did you mean endpoint?"),
+        (["modality=image", "student.phases=[{endpoint: 1, step: 2}]"], "has no steps"),
+        (["modality=image", "student.phases=[{steps: 2}]"], "has no objective"),
+        (["modality=image", "student.phases=[{endpoint: 1, steps: 0}]"], "steps=0 must be"),
+        (["modality=image", "student.phases=[{endpoint: 0, steps: 1}]"], "endpoint=0.0 must be a"),
+        (["modality=image", "student.phases=[]"], "leaves nothing to train"),
+        (["modality=image", "student.midtraining.steps=3"], "is gone: give student.phases="),
         ([*SMOKE, *NO_DATA, "data.workers=-1"], "data.workers=-1 must be at least 0"),
-        ([*SMOKE, "student.consistency=0", "student.score.weight=0"], "leaves no loss"),
     ],
 )
 def test_train_says_what_is_wrong(run, words, sentence, tmp_path, fashion_root):

@@ -15,7 +15,7 @@ from scm_core.data import provenance
 from scm_core.engine import checkpoint, run, sampling
 
 PLUGIN = "modality=pairs_plugin:SPEC"
-STEPS = ("max_steps=2", "student.tangent_warmup=1", "trainer.preview_every=2")
+STEPS = ("max_steps=2", "student.options.consistency.tangent_warmup=1", "trainer.preview_every=2")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ A shell's word is a text, and YAML would make numbers of dates and nothing of wh
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 import types
@@ -101,6 +102,19 @@ def typed(words: Words, schema: type) -> DictConfig:
         except Exception as error:  # the YAML parser's own errors for a malformed value
             raise UserError(f"cannot read {key}={text}: {first_line(error)}") from error
     return found
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """A hint: the known key closest to a misspelt one, or the choices at its level."""
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    for candidates in (known, list(by_leaf)):
+        wanted = key if candidates is known else key.rsplit(".", 1)[-1]
+        close = difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.7)
+        if close:
+            return f"did you mean {by_leaf.get(close[0], close[0])}?"
+    parent = key.rpartition(".")[0]
+    level = [k for k in known if k.rpartition(".")[0] == parent]
+    return f"known are: {', '.join(level or known)}"
 
 
 def _kinds(kind: Any, key: str) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -64,55 +65,25 @@ class TeacherConfig:
 
 
 @dataclass
-class MidtrainingConfig:
-    """The student's first `steps`, which regress the ends of the teacher's trajectories, from
-    `points` of each, with a learning rate of their own. They are drawn by `solver` (`dpm` or
-    `ddim`) in `solver_steps` steps."""
-
-    steps: int = 0
-    lr: float = 1e-3
-    solver: str = "dpm"
-    solver_steps: int = 12
-    points: int = 4
-
-
-@dataclass
-class ScoreConfig:
-    """The score regulariser, in the loss with `weight`. A third network, the fake score, follows
-    with the learning rate `lr` what the student draws, learning from each sample at `draws` times.
-    `rollouts` are the numbers of steps that samples are drawn in, one of them a training step;
-    `P_mean` and `P_std` shape the proposal over t."""
-
-    weight: float = 0.0
-    lr: float = 4e-4
-    draws: int = 2
-    rollouts: list[int] = field(default_factory=lambda: [1, 2, 4])
-    P_mean: float = -0.4
-    P_std: float = 1.6
-
-
-@dataclass
 class StudentConfig:
-    """The consistency student. `method` is `distill` (sCD, from the teacher) or `train` (sCT, from
-    data alone, started from the teacher's weights). `guidance` is folded into the teacher's
-    velocity; `consistency` is the weight of the consistency loss; `tangent` is how dF/dt is found,
-    exactly (`dual`) or by a `difference`; `tangent_warmup` is H; `norm` and `c` normalise it."""
+    """The student. `method` is `distill` (from the teacher) or `train` (from data alone, started
+    from the teacher's weights); `guidance` is that of the teacher it follows. `phases` are what it
+    learns from, one after another: weights of objectives by name, `steps`, and `lr` and `lr_warmup`
+    where they differ from those here. `max_steps` ends the last phase elsewhere than its steps say.
+    `options` are the objectives' own, by their names; `tangent` is how dF/dt is found, exactly
+    (`dual`) or by a `difference`."""
 
     method: str = "distill"
-    max_steps: int = 100_000
+    phases: list[dict[str, Any]] = field(
+        default_factory=lambda: [{"consistency": 1.0, "steps": 100_000}]
+    )
+    max_steps: int | None = None
     lr: float = 3e-4
     lr_warmup: int = 100
     ema: float = 0.05
     guidance: float = 1.0
-    consistency: float = 1.0
     tangent: str = "dual"
-    tangent_warmup: int = 10_000
-    norm: str = "rms"
-    c: float = 0.1
-    P_mean: float = -1.0
-    P_std: float = 1.4
-    midtraining: MidtrainingConfig = field(default_factory=MidtrainingConfig)
-    score: ScoreConfig = field(default_factory=ScoreConfig)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

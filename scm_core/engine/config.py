@@ -5,7 +5,6 @@ Spec dataclass < the modality's config.yaml < preset YAML < command line.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -16,10 +15,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from scm_core.base.arguments import Words, marked, parse, typed, word
+from scm_core.base.arguments import Words, marked, nearest, parse, typed, word
 from scm_core.base.arguments import section as section  # for commands, beside the others
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
+from scm_core.engine import legacy
 
 LOOKED_UP = re.compile(r"\$\{(?!\.*\w[\w.]*\})")  # ${...} of more than another key's name
 
@@ -29,7 +29,10 @@ def merge(base: DictConfig, *layers: tuple[str, DictConfig | Words]) -> DictConf
     for source, layer in layers:
         try:
             schema = OmegaConf.get_type(base)
-            read = layer if isinstance(layer, DictConfig) else typed(layer, schema)
+            if isinstance(layer, DictConfig):
+                read = legacy.translated(layer)
+            else:
+                read = typed(legacy.renamed(layer), schema)
             base = OmegaConf.merge(base, read)
             OmegaConf.to_container(base, resolve=True)  # interpolations that lead nowhere
             for key in marked(schema, place=True):
@@ -89,19 +92,6 @@ def keys(config: DictConfig, prefix: str = "") -> list[str]:
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             found += keys(config[key], f"{name}.")
     return found
-
-
-def nearest(key: str, known: list[str]) -> str:
-    """A hint: the known key closest to a misspelt one, or the choices at its level."""
-    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    for candidates in (known, list(by_leaf)):
-        wanted = key if candidates is known else key.rsplit(".", 1)[-1]
-        close = difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.7)
-        if close:
-            return f"did you mean {by_leaf.get(close[0], close[0])}?"
-    parent = key.rpartition(".")[0]
-    level = [k for k in known if k.rpartition(".")[0] == parent]
-    return f"known are: {', '.join(level or known)}"
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Logging(AtSteps):
             "loss": trainer.strategy.reduce(stage.last[0].mean()).item(),
             name: stage.watched.nanmean().item(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            **{key: trainer.strategy.reduce(value).item() for key, value in stage.metrics.items()},
         }
         for i, value in enumerate(stage.watched.tolist()):
             if math.isfinite(value):

@@ -16,33 +16,22 @@ from omegaconf import DictConfig, OmegaConf
 from scm_core.base import distributed
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError, first_line
-from scm_core.engine.stages.student import TANGENTS
+from scm_core.contract import objectives
+from scm_core.engine.stages.stage import TANGENTS
 from scm_core.method.ema import power_exponent
-from scm_core.method.losses.consistency import NORMS
-from scm_core.method.samplers import PATHS
 from scm_core.networks import backbones
 
 STAGES = ("decoder", "teacher", "student")
-CHOICES = {
-    "student.method": ("distill", "train"),
-    "student.midtraining.solver": PATHS,
-    "student.tangent": TANGENTS,
-    "student.norm": NORMS,
-}
+CHOICES = {"student.method": ("distill", "train"), "student.tangent": TANGENTS}
 AT_LEAST_1 = (
     *("max_steps", *(f"{stage}.max_steps" for stage in STAGES), "data.batch_size"),
-    *("student.midtraining.points", "student.midtraining.solver_steps", "student.score.draws"),
     *("trainer.accumulate", "trainer.checkpoint_every", "trainer.preview_every"),
     *("trainer.log_every", "limits.pixels", "limits.frames", "limits.bytes"),
 )
-AT_LEAST_0 = (
-    *("data.workers", *(f"{stage}.lr_warmup" for stage in STAGES), "student.tangent_warmup"),
-    *("student.consistency", "student.midtraining.steps", "student.score.weight"),
-)
+AT_LEAST_0 = ("data.workers", *(f"{stage}.lr_warmup" for stage in STAGES))
 ABOVE_0 = (
     *(f"{stage}.lr" for stage in STAGES),
-    *("student.midtraining.lr", "student.score.lr", "student.c", "limits.seconds"),
-    *("teacher.P_std", "student.P_std", "student.score.P_std", "trainer.gradient_clip"),
+    *("teacher.P_std", "limits.seconds", "trainer.gradient_clip"),
 )
 
 
@@ -80,21 +69,16 @@ def check(settings: DictConfig) -> None:
 
 
 def _check_student(student: DictConfig) -> None:
-    """UserError where a student would have no loss, or one that is not there."""
-    rollouts = list(student.score.rollouts)
-    if not rollouts or min(rollouts) < 1:
-        raise UserError(f"student.score.rollouts={rollouts} must be numbers of steps, at least 1")
-    led = student.midtraining.steps or student.score.weight or student.guidance != 1
-    if student.method == "train" and (led or not student.consistency):
+    """UserError for phases and options that cannot be, and without a teacher what follows one."""
+    named = {name for phase in objectives.phases(student) for name in phase.weights}
+    for name in {*named, *student.options}:
+        objectives.options(name, student.options.get(name, {}))
+    led = sorted(name for name in named if objectives.get(name).needs_teacher)
+    if student.method == "train" and (led or student.guidance != 1):
         raise UserError(
-            "student.method=train has no teacher, which the preset's student follows: give "
-            "student.midtraining.steps=0 student.score.weight=0 student.guidance=1 "
-            "student.consistency=1 too"
-        )
-    if not student.consistency and not student.score.weight:
-        raise UserError(
-            "student.consistency=0 leaves no loss: give student.score.weight=1, or "
-            "student.consistency=1"
+            "student.method=train has no teacher, which guidance and the objectives endpoint and "
+            "distribution_matching follow: give student.guidance=1 and "
+            "student.phases=[{consistency: 1, steps: 1000}] or the like"
         )
 
 

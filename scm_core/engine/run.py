@@ -19,6 +19,7 @@ from scm_core.base import console
 from scm_core.base.claim import agreed
 from scm_core.base.errors import UserError
 from scm_core.base.files import Lock, write_text
+from scm_core.contract import objectives
 from scm_core.contract.fields import Schema, schema_to_dict, with_examples
 from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Codec, DataModule, ModalitySpec
 from scm_core.data.batches import spread
@@ -29,9 +30,9 @@ from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
 from scm_core.engine.checkpointing import LAST, Guard, Saving, WholeCheckpoints
 from scm_core.engine.feeding import Fed
 from scm_core.engine.monitoring import Logging, Previews, ProgressBar, Speed
+from scm_core.engine.phases import Phases
 from scm_core.engine.refusals import STAGES, check, check_room, duration, trained, trainer_of
-from scm_core.engine.stages import Autoencoding, Student, Teacher
-from scm_core.engine.stages.stage import Stage
+from scm_core.engine.stages import Stage, autoencoding, student, teacher
 
 PREVIEW_SAMPLES = 40
 EXAMPLES, NUMBERS = 16, 1 << 16  # held-out conditions in a checkpoint, and numbers in all of them
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> None:
     """Run the stages that the configuration asks for, in the run directory `out`."""
     spec, settings = config.load(arguments)
     check(settings)
+    objectives.state(settings.student)
     check_room(Path(settings.out))
     with Lock(Path(settings.out)) as lock:
         run = Run(spec, settings, lock)
@@ -77,6 +79,8 @@ class Run:
         """Train one stage, or resume it, and export its averaged weights; skip it when done."""
         settings = self.settings[name]
         steps = self.settings.max_steps or settings.max_steps
+        if steps is None:
+            steps = sum(phase.steps for phase in objectives.phases(settings))
         exported = self.folder / f"{name}.safetensors"
         if exported.exists() and storage.read(exported)[0]["step"] >= steps:
             console.console.print(f"{name}: done, {exported}")
@@ -165,24 +169,25 @@ class Run:
     def _build(self, name: str) -> Stage:
         shape, schema = tuple(self.data.shape), self.data.condition
         if name == "decoder":
-            return Autoencoding(self.autoencoder, self.settings.decoder)
+            return autoencoding(self.autoencoder, self.settings.decoder)
         of_data = shape, schema, self.statistics
         backbone = self.spec.backbone(self.settings, *of_data)
         if name == "teacher":
-            return Teacher(backbone, schema, self.settings.teacher)
+            return teacher(backbone, schema, self.settings.teacher)
         weights = trained(self.folder, "teacher")
         of_backbone, _ = storage.split(storage.read(weights)[1])
         checkpoint.load_weights(backbone, of_backbone, weights)
-        teacher: nn.Module | None = None
+        network: nn.Module | None = None
         if self.settings.student.method == "distill":
-            teacher = self.spec.backbone(self.settings, *of_data)
-            teacher.load_state_dict(backbone.state_dict())
-        return Student(backbone, schema, self.settings.student, teacher, self.data.bounds)
+            network = self.spec.backbone(self.settings, *of_data)
+            network.load_state_dict(backbone.state_dict())
+        return student(backbone, schema, self.settings.student, network, self.data.bounds)
 
     def _trainer(self, name: str, steps: int, averaging: Averaging, guard: Guard) -> Trainer:
         options = self.settings.trainer
         callbacks = [
             averaging,
+            Phases(averaging),
             Seeding(name, self.seed),
             guard,
             Saving(options.checkpoint_every, guard),

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -29,9 +29,11 @@ def shard(network: nn.Module, mesh: DeviceMesh, methods: Iterable[str] = ()) -> 
     `methods` are those that evaluate it beside `forward`.
     """
     for parameter in network.parameters():  # a shard knows no other layout
-        parameter.data = parameter.data.contiguous()
+        if not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.contiguous()
     for module in (*blocks(network), network):
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        if not isinstance(module, FSDPModule):  # of a network inside, which is sharded already
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
     for name in methods:
         register_fsdp_forward_method(network, name)
 

@@ -18,7 +18,7 @@ from scm_core.contract.fields import Condition
 from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
 from scm_core.data.latents import run
 from scm_core.dual.verification import awakened
-from scm_core.engine.stages.student import TANGENTS
+from scm_core.engine.stages.stage import TANGENTS
 
 REFUSED = "Dual cannot run the backbone"
 SAMPLES = 8  # of a batch, in the checks of the network

@@ -1,8 +1,12 @@
-"""What stages share: the backbone, the optimiser, the figures logged, and noised data."""
+"""A backbone in training: through phases, each a weighted sum of objectives."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning
@@ -11,54 +15,135 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from scm_core import dual
 from scm_core.base import distributed
-from scm_core.contract.fields import Schema
-from scm_core.contract.spec import SIGMA_DATA
+from scm_core.contract.fields import Condition, Schema, drop_condition, null_condition
+from scm_core.contract.objectives import Phase
+from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.engine import sharding
+from scm_core.engine.replay import Replayed
+from scm_core.method.guidance import Guided
+from scm_core.method.objectives import Objective
 from scm_core.method.proposal import LogNormalProposal
-from scm_core.method.trigflow import TrigFlow
-from scm_core.networks.layers import LearnedWeight
+from scm_core.method.trigflow import Bounds, TrigFlow
 
 BINS = 8
+TANGENTS = {"dual": dual.jvp, "difference": dual.difference}
 
 
 class Stage(lightning.LightningModule):
-    """A backbone in training. `config` is the stage's section of the configuration.
+    """A backbone in training, and what `scm_core.method.objectives.Student` says of it.
 
-    `watched` is the figure that tells how training goes (its name in `watched_name`), averaged over
-    recent steps for each of `BINS` equal bins of t in [0, pi/2].
+    The teacher's `network` is frozen and stays out of checkpoints. `watched` is the metric that
+    tells how training goes, the one that the phase's first objective monitors (its name in
+    `watched_name`), averaged over recent steps for each of `BINS` equal bins of t in [0, pi/2];
+    `last` are the newest per-sample losses, times and values of it. `metrics` are the means of all
+    others.
     """
 
-    watched_name: str
-    evaluated_by: tuple[str, ...] = ()  # the networks' methods beside `forward`
     sharded = False
+    sigma_data = SIGMA_DATA
+    path = TrigFlow(SIGMA_DATA)
 
-    def __init__(self, backbone: nn.Module, config: Any) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        phases: Sequence[Phase],
+        objectives: Mapping[str, Objective],
+        schema: Schema | None = None,
+        network: nn.Module | None = None,
+        guidance: float = 1.0,
+        bounds: Bounds | None = None,
+        jvp: Callable[..., tuple[Tensor, Tensor]] = dual.jvp,
+    ) -> None:
         super().__init__()
-        self.backbone, self.config = backbone, config
-        self.forget_watched()
+        self.backbone, self.phases, self.named = backbone, phases, dict(objectives)
+        self.starts = list(itertools.accumulate((phase.steps for phase in phases[:-1]), initial=0))
+        # Their names in a checkpoint; those of modules have no dots.
+        self.objectives = nn.ModuleDict({k.replace(".", "/"): o for k, o in self.named.items()})
+        self.trained = {key for key, p in self.objectives.named_parameters() if p.requires_grad}
+        self.schema, self.guidance, self.bounds, self.jvp = schema, guidance, bounds, jvp
+        # In a list it is no submodule: neither trained, nor saved, nor wrapped.
+        self.frozen = [network.eval().requires_grad_(False)] if network else []
+        self.evaluated_by = tuple(m for o in self.named.values() for m in o.methods)
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
+        self.enter(0)
 
-    def networks(self) -> list[nn.Module]:
-        """Every network that a step evaluates."""
-        return [self.backbone]
+    # What objectives ask.
 
-    def configure_model(self) -> None:
-        """Shard everything that has parameters, where the strategy is FSDP2."""
-        if self.sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
-            return
-        self.sharded = True
-        mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
-        for module in {*self.children(), *self.networks()}:
-            sharding.shard(module, mesh, self.evaluated_by)
+    @property
+    def teacher(self) -> Guided | None:
+        null = partial(null_condition, self.schema)
+        return Guided(self.replayed, self.guidance, null) if self.frozen else None
 
-    def forget_watched(self) -> None:
-        """Start the average anew, where the watched figure changes its meaning."""
-        self.watched = torch.full((BINS,), math.nan)
+    @property
+    def step(self) -> int:
+        return self.global_step - self.starts[self.phase]
+
+    @property
+    def steps(self) -> int:
+        return self.length(self.phase, self.trainer.max_steps if self._trainer else -1)
+
+    def noise(self, like: Tensor) -> Tensor:
+        return SIGMA_DATA * distributed.randn_like(like)
+
+    def noised(self, x0: Tensor, P_mean: float, P_std: float) -> tuple[Tensor, Tensor, Tensor]:
+        times = LogNormalProposal(P_mean, P_std, SIGMA_DATA).sample
+        t = distributed.shared(lambda n: times(n, x0.device), len(x0))
+        noise = self.noise(x0)
+        return self.path.interpolate(x0, noise, t), self.path.velocity(x0, noise, t), t
+
+    def dropped(self, condition: Condition, share: float) -> Condition:
+        return drop_condition(self.schema, condition, share)
+
+    # Phases.
+
+    def at(self, step: int) -> int:
+        """The number of the phase that a step is of."""
+        return bisect_right(self.starts, step) - 1
+
+    def length(self, number: int, total: int) -> int:
+        """The steps of a phase in a training of `total` steps (-1: not known)."""
+        last = number == len(self.phases) - 1
+        return total - self.starts[-1] if last and total > 0 else self.phases[number].steps
+
+    def enter(self, number: int) -> None:
+        """Train from now on what the phase of this number trains."""
+        self.phase = number
+        weights = self.phases[number].weights
+        for name, objective in self.objectives.items():
+            for key, parameter in objective.named_parameters():
+                if f"{name}.{key}" in self.trained:
+                    parameter.requires_grad_(name.replace("/", ".") in weights)
+        first = self.named[next(iter(weights))]
+        self.watched_name, self.watched = first.monitors, torch.full((BINS,), math.nan)
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Adam's in this phase."""
+        asked = [self.named[name].betas for name in self.phases[self.phase].weights]
+        return next((betas for betas in asked if betas), (0.9, 0.99))
+
+    # The step.
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """The weighted sum of the phase's objectives."""
+        total, watched, self.metrics = 0.0, None, {}
+        for name, weight in self.phases[self.phase].weights.items():
+            objective = self.named[name]
+            loss, metrics = objective.loss(self, batch)
+            total = total + weight * loss.mean()
+            t = metrics.pop("t", torch.zeros_like(loss.detach()))
+            if watched is None:
+                watched = t, metrics.pop(objective.monitors), weight * (loss - loss.mean()).detach()
+            self.metrics |= {f"{name}/{key}": m.detach().mean() for key, m in metrics.items()}
+        t, value, spread = watched
+        self.watch(total.detach() + spread, t, value)
+        return total
 
     def watch(self, loss: Tensor, t: Tensor, value: Tensor) -> None:
-        """Note a step's per-sample losses (B,) and its watched figure (B,)."""
-        self.last = (loss.detach(), t, value.detach())
+        """Note a step's per-sample losses (B,) and its watched metric (B,)."""
+        self.last = (loss, t, value.detach())
         bins = (t * (BINS * 2 / math.pi)).long().clamp(0, BINS - 1)
         total = torch.zeros(BINS, device=t.device)
         count = total.clone().index_add_(0, bins, torch.ones_like(t))
@@ -67,23 +152,40 @@ class Stage(lightning.LightningModule):
         old = torch.where(self.watched.isnan(), mean, self.watched)
         self.watched = torch.where(mean.isnan(), self.watched, torch.lerp(old, mean, 0.05))
 
+    # The optimiser.
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What Adam trains, first what has the learning rate of the phase (its `lr` is None)."""
+        own = [group for o in self.named.values() for group in o.parameter_groups()]
+        known = {id(parameter) for group in own for parameter in group["params"]}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return [{"params": rest, "lr": None}, *own]
+
+    def lr_at(self, step: int, total: int, own: float | None = None) -> float:
+        """The learning rate at a step of `total`, of a group that has one of its `own` or not."""
+        number = self.at(step)
+        phase, begun = self.phases[number], step - self.starts[number]
+        return (own or phase.lr) * cosine(begun, self.length(number, total), phase.lr_warmup)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam, with learning rates that change at every step."""
+        groups, total = self.parameter_groups(), self.trainer.max_steps
+        rates = [partial(self.lr_at, total=total, own=group["lr"]) for group in groups]
+        groups = [{**group, "lr": 1.0} for group in groups]
+        optimizer = torch.optim.Adam(groups, betas=self.betas, fused=self.fused)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
     def on_train_start(self) -> None:
-        """A resumed run follows the learning rates asked for now, not the stored ones, and steps
-        as this device can."""
-        self.lr_schedulers().base_lrs = [group["lr"] for group in self.parameter_groups()]
+        """A resumed run steps as this device can."""
         optimizer = self.trainer.optimizers[0]
         for group in optimizer.param_groups:
             group["fused"] = self.fused
         for parameter, state in optimizer.state.items() if self.fused else ():
             state["step"] = state["step"].to(parameter.device)  # where one kernel wants it
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser trains, with the highest learning rates."""
-        return [{"params": list(self.parameters()), "lr": self.config.lr}]
-
-    def lr_factor(self, step: int, total: int) -> float:
-        """The share of the highest learning rates at a step of `total`."""
-        return cosine(step, total, self.config.lr_warmup)
 
     @property
     def fused(self) -> bool | None:
@@ -92,38 +194,31 @@ class Stage(lightning.LightningModule):
         clipped = self.trainer.gradient_clip_val
         return True if self.device.type == "cuda" and not clipped else None
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, with a learning rate that changes at every step."""
-        groups = self.parameter_groups()
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=self.fused)
-        total = self.trainer.max_steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.lr_factor(step, total)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+    # The device.
 
+    def networks(self) -> list[nn.Module]:
+        """Every network that a step evaluates."""
+        copies = [copy for o in self.named.values() for copy in o.networks()]
+        return [self.backbone, *self.frozen, *copies]
 
-class NoisedStage(Stage):
-    """A stage that learns from noised data, with a learned weight w(t) on its loss."""
+    def configure_model(self) -> None:
+        """Shard everything that has parameters, where the strategy is FSDP2."""
+        if self.sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        self.sharded = True
+        mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
+        for network in self.networks():
+            sharding.shard(network, mesh, self.evaluated_by)
+        for objective in self.named.values():  # around their copies of the backbone
+            if any(True for _ in objective.parameters()):
+                sharding.shard(objective, mesh, ("loss",))
 
-    def __init__(self, backbone: nn.Module, schema: Schema, config: Any) -> None:
-        super().__init__(backbone, config)
-        self.weight = LearnedWeight()
-        self.schema = schema
-        self.flow = TrigFlow(SIGMA_DATA)
-        self.proposal = LogNormalProposal(config.P_mean, config.P_std, SIGMA_DATA)
-
-    def noised(
-        self, x0: Tensor, proposal: LogNormalProposal | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`(x_t, velocity, t)` for a batch of data, times drawn from the (stage's) proposal."""
-        times = (proposal or self.proposal).sample
-        t = distributed.shared(lambda n: times(n, x0.device), len(x0))
-        noise = distributed.randn_like(x0) * SIGMA_DATA
-        return self.flow.interpolate(x0, noise, t), self.flow.velocity(x0, noise, t), t
+    def on_fit_start(self) -> None:
+        self.frozen = [network.to(self.device) for network in self.frozen]
+        if self.frozen:  # shards are gathered anew at every evaluation
+            network = self.frozen[0]
+            self.replayed = network if self.sharded else Replayed(network, network)
+        self.bounds = self.bounds and tuple(bound.to(self.device) for bound in self.bounds)
 
 
 def cosine(step: int, total: int, warmup: int) -> float:

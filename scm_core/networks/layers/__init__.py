@@ -4,7 +4,7 @@ from scm_core.networks.layers.attention import Attention, CrossAttention
 from scm_core.networks.layers.condition import ConditionEmbedding, ConditionTokens
 from scm_core.networks.layers.norm import AdaptiveNorm, RMSNorm, pixel_norm
 from scm_core.networks.layers.patch import PatchHead, PatchStem, convolution, grid_positions
-from scm_core.networks.layers.time import LearnedWeight, TimeEmbedding, positional_embedding
+from scm_core.networks.layers.time import TimeEmbedding, positional_embedding
 
 __all__ = [
     "AdaptiveNorm",
@@ -12,7 +12,6 @@ __all__ = [
     "ConditionEmbedding",
     "ConditionTokens",
     "CrossAttention",
-    "LearnedWeight",
     "PatchHead",
     "PatchStem",
     "RMSNorm",

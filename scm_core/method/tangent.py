@@ -1,4 +1,4 @@
-"""The continuous-time consistency loss (arXiv 2410.11081, algorithm 1)."""
+"""The tangent of the continuous-time consistency loss (arXiv 2410.11081, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scm_core.method.losses.weighting import learned, per_sample
 from scm_core.method.trigflow import Bounds, expand_time
 
 
@@ -66,14 +65,6 @@ def normalise(g: Tensor, c: float = 0.1, norm: str = "l2") -> Tensor:
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} is none of {', '.join(NORMS)}")
     return g / expand_time(NORMS[norm](g) + c, g)
-
-
-def consistency_loss(F: Tensor, g: Tensor, weight: Tensor) -> Tensor:
-    """`e^w / D |F - sg(F) - g|^2 - w` per sample, (B,); `g` is normalised, w(t) learned.
-
-    Its value says nothing about convergence (F - sg(F) is 0): watch |g| before normalisation.
-    """
-    return learned(per_sample(F - F.detach() - g), weight)
 
 
 def warmup_ratio(step: int, steps: int) -> float:

@@ -1,1 +1,0 @@
-"""Training losses: diffusion for teachers, continuous-time consistency for students."""
