@@ -1,7 +1,4 @@
-"""Between samples x, float32 (B, 1, length), and media, here float32 (B, length).
-
-Decoding gives back what was encoded; where yours does not, say `exact = False` in the class.
-"""
+"""Between samples x, float32 (B, 1, length), and media, here float32 (B, length)."""
 
 from pathlib import Path
 
