@@ -1,4 +1,5 @@
-"""The conformance suite of plugins: `check_modality(SPEC)` says what is wrong and what to change.
+"""The conformance suite of plugins: `check_modality(SPEC)` says what is wrong and what to change,
+`check_objective(CLASS)` that of an objective.
 
 Every check is a function of a `Subject` that returns its measured figure, or raises `Fault` with
 that figure and a sentence of advice. All run on the CPU, on the configuration that training would
@@ -12,11 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from scm_core.base.arguments import parse
 from scm_core.contract.spec import ModalitySpec
 from scm_core.dual import DualError
 from scm_core.engine import config as configuration
 from scm_core.engine import refusals
+from scm_core.method.objectives import Objective
+from scm_core.testing import objective as of_objective
 from scm_core.testing.data import (
     condition,
     global_generator,
@@ -73,6 +78,14 @@ def check_modality(spec: ModalitySpec, *words: str) -> Conformance:
     plugin raises while its parts are built. The global random state is what it was before.
     """
     return Conformance(tuple(results(spec, *words)))
+
+
+def check_objective(objective: type[Objective], backbone: nn.Module | None = None) -> Conformance:
+    """All checks of an objective, with a small transformer for samples (1, 16) or a `backbone`.
+
+    Whatever it raises is in the report. The global random state is what it was before.
+    """
+    return Conformance(tuple(of_objective.results(objective, backbone)))
 
 
 def results(spec: ModalitySpec, *words: str) -> Iterator[Result]:
