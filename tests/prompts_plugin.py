@@ -56,6 +56,6 @@ SPEC = replace(
     name="prompts",
     fields=(Prompt,),
     build_data=lambda config: InMemory(
-        read, {"prompt": PROMPT}, pairs_plugin.Decoder, 8, per_channel
+        read, {"prompt": PROMPT}, pairs_plugin.PairsCodec, 8, per_channel
     ),
 )

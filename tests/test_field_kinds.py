@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from scm_core.apps import sample
+from scm_core.apps import export, sample
 from scm_core.apps.serving.http import condition_type
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Vector, parse_condition, schema_from_dict, schema_to_dict
@@ -54,6 +54,12 @@ def test_the_kind_survives_the_checkpoint(student):
     x, t = torch.randn(2, 2, 16), torch.full((2,), 1.0)
     one, other = (parse_condition(model.condition, {"prompt": p}, 2) for p in ("early", "late"))
     assert not torch.equal(model.backbone(x, t, one), model.backbone(x, t, other))
+
+
+def test_a_student_of_sequences_is_a_graph_of_any_batch(student, tmp_path, capsys):
+    out = tmp_path / "student.pt2"
+    export.main([PLUGIN, f"checkpoint={student}", "format=torch", f"out={out}"])
+    assert "relative error" in capsys.readouterr().out and out.exists()
 
 
 def test_the_kind_conforms():

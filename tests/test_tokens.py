@@ -74,6 +74,12 @@ def test_what_is_no_sequence_is_refused(text):
         TEXT.validate(TEXT.null(2))
 
 
+@pytest.mark.parametrize("sizes", [{"length": 0}, {"width": -1}, {"pooled": -1}, {"width": "a"}])
+def test_a_checkpoint_may_not_describe_what_cannot_be(sizes):
+    with pytest.raises((ValueError, TypeError)):
+        schema_from_dict({"text": {"kind": "tokens", "length": 2, "width": 2, **sizes}})
+
+
 def test_a_checkpoint_keeps_sequences_and_their_examples():
     examples = batch()[2]["text"]
     schema = {**SCHEMA, "text": TEXT.with_examples(examples)}

@@ -38,6 +38,10 @@ class Tokens(Field):
 
     form: ClassVar[str] = "[[NUMBER,...],...]"
 
+    def __post_init__(self) -> None:
+        if min(self.length, self.width) < 1 or self.pooled < 0:
+            raise ValueError(f"there are no such sequences as {self}")
+
     def pack(
         self, tokens: Tensor, mask: Tensor | None = None, pooled: Tensor | None = None
     ) -> Tensor:

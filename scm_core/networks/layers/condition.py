@@ -49,8 +49,8 @@ class ConditionTokens(nn.Module):
             return None
         given = _given(self.schema, condition, like)
         tokens, masks = zip(*(one(given[key]) for key, one in self.fields.items()), strict=True)
-        null = self.null.to(tokens[0].dtype).expand(len(masks[0]), 1, -1)
-        always = masks[0].new_ones(len(masks[0]), 1)
+        null = self.null.to(tokens[0].dtype).expand(masks[0].shape[0], 1, -1)
+        always = masks[0].new_ones(masks[0].shape[0], 1)
         return torch.cat([null, *tokens], 1), torch.cat([always, *masks], 1)
 
 
@@ -60,4 +60,4 @@ def _given(
     """The condition, or the null one of each field."""
     if condition is not None:
         return condition
-    return {key: field.null(len(like), like.device) for key, field in schema.items()}
+    return {key: field.null(like.shape[0], like.device) for key, field in schema.items()}
