@@ -19,7 +19,7 @@ def main() -> None:
         for command, about in known.items():
             print(f"  {command:14}{about}")
     elif name not in known:
-        from scm_core.engine.config import nearest  # seconds, for a mistake alone
+        from scm_core.base.arguments import nearest  # slow to import, for a mistake alone
 
         hint = nearest(name, list(known))
         print(f"error: no command {visible(name)}; {hint}", file=sys.stderr)

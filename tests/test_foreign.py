@@ -7,6 +7,7 @@ from hostile import described, model, stated
 from modalities.common import pretrained
 from scm_core import UserError
 from scm_core.apps.opening import open_checkpoint
+from scm_core.base import merging
 from scm_core.base.arguments import marked
 from scm_core.engine import config, foreign
 
@@ -75,7 +76,7 @@ def test_every_key_that_names_a_file_is_declared():
     """By its name, so that a new one is not forgotten."""
     for name in ("image", "audio", "video"):
         spec = config.load([f"modality={name}", "preset=smoke"])[0]
-        known = config.keys(config.defaults(spec))
+        known = merging.keys(config.defaults(spec))
         named = {key for key in known if key.split(".")[-1] in ("root", "font", "weights", "out")}
         named |= {key for key in known if key.split(".")[-1] in ("pretrained", "preset")}
         assert named == set(marked(spec.config, place=True))

@@ -31,8 +31,8 @@ from scm_core.base import console
 from scm_core.base.arguments import parse, place
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
+from scm_core.base.merging import merge
 from scm_core.data.media import write_video
-from scm_core.engine import config
 
 ACTIONS = {
     "forward": "MOVE_FORWARD",
@@ -62,7 +62,7 @@ class RecordConfig:
 def main(arguments: list[str]) -> None:
     """Record the clips that are not yet there."""
     known = OmegaConf.structured(RecordConfig)
-    settings = config.merge(known, ("command line", parse(arguments)))
+    settings = merge(known, ("command line", parse(arguments)))
     if not settings.out:
         raise UserError("record into which folder? give out=FOLDER")
     if min(settings.clips, settings.frames, settings.size) < 1 or settings.size % 2:

@@ -17,7 +17,7 @@ from torch import nn
 import scm_core
 from scm_core.apps.opening import open_checkpoint
 from scm_core.base import console
-from scm_core.base.arguments import parse, place, section
+from scm_core.base.arguments import nearest, parse, place, section
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
@@ -94,7 +94,7 @@ def _preset(settings: DictConfig) -> str:
     """The name of the plan, once all that can be wrong about the sizes is checked."""
     preset = settings.preset or config.default_preset()
     if preset not in evaluator.PLANS:
-        raise UserError(f"no preset {preset}; {config.nearest(preset, list(evaluator.PLANS))}")
+        raise UserError(f"no preset {preset}; {nearest(preset, list(evaluator.PLANS))}")
     least = evaluator.NEIGHBOURS + 1
     if settings.n is not None and settings.n < least:
         raise UserError(f"n={settings.n} must be at least {least}")

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from scm_core.apps.opening import open_checkpoint
 from scm_core.apps.writing import provenance_of, samples_in, signer_of, unsigned_like, write
 from scm_core.base import console
-from scm_core.base.arguments import Words, parse, section, word
+from scm_core.base.arguments import Words, nearest, parse, section, word
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Schema, parse_condition
 from scm_core.engine import config
@@ -78,6 +78,6 @@ def condition_words(words: Words, schema: Schema, known: Iterable[str]) -> Words
             asked[key] = words.pop(key)
     for key in asked:
         if key not in schema:
-            hint = config.nearest(key, [*schema]) if schema else "the model has none"
+            hint = nearest(key, [*schema]) if schema else "the model has none"
             raise UserError(f"no condition {key}: {hint}")
     return asked

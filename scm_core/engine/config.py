@@ -5,7 +5,6 @@ Spec dataclass < the modality's config.yaml < preset YAML < command line.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from scm_core.base.arguments import Words, marked, nearest, parse, typed, word
+from scm_core.base import merging
+from scm_core.base.arguments import Words, nearest, parse, word
 from scm_core.base.arguments import section as section  # for commands, beside the others
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
@@ -25,26 +24,12 @@ LOOKED_UP = re.compile(r"\$\{(?!\.*\w[\w.]*\})")  # ${...} of more than another 
 
 
 def merge(base: DictConfig, *layers: tuple[str, DictConfig | Words]) -> DictConfig:
-    """`base` with named layers on top; UserError names the layer, the key and the nearest key."""
-    for source, layer in layers:
-        try:
-            schema = OmegaConf.get_type(base)
-            if isinstance(layer, DictConfig):
-                read = legacy.translated(layer)
-            else:
-                read = typed(legacy.renamed(layer), schema)
-            base = OmegaConf.merge(base, read)
-            OmegaConf.to_container(base, resolve=True)  # interpolations that lead nowhere
-            for key in marked(schema, place=True):
-                if str(value := OmegaConf.select(base, key)).startswith("~"):
-                    OmegaConf.update(base, key, os.path.expanduser(value))
-        except ConfigKeyError as error:
-            key = error.full_key or str(error.key)
-            raise UserError(f"{source}: no key {key}; {nearest(key, keys(base))}") from error
-        except OmegaConfBaseException as error:
-            key = error.full_key or "?"
-            raise UserError(f"{source}: {key}: {first_line(error)}") from error
-    return base
+    """As `base.merging.merge`, where keys of before are read as today's."""
+    read = (
+        (source, (legacy.translated if isinstance(layer, DictConfig) else legacy.renamed)(layer))
+        for source, layer in layers
+    )
+    return merging.merge(base, *read)
 
 
 def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
@@ -81,17 +66,6 @@ def defaults(spec: modalities.ModalitySpec) -> DictConfig:
 def default_preset() -> str:
     """`gpu` where there is one, else `cpu`."""
     return "gpu" if torch.cuda.is_available() else "cpu"
-
-
-def keys(config: DictConfig, prefix: str = "") -> list[str]:
-    """All dotted keys of a configuration, sections included."""
-    found = []
-    for key in config:
-        name = f"{prefix}{key}"
-        found.append(name)
-        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            found += keys(config[key], f"{name}.")
-    return found
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from scm_core.base import distributed
-from scm_core.base.arguments import place
+from scm_core.base.arguments import nearest, place
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition, Schema, null_condition, parse_condition
-from scm_core.engine import config as configuration
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.method import samplers
 from scm_core.method.guidance import Guided
@@ -118,7 +117,7 @@ def sampler(
     """
     if name != "consistency" and name not in ODE_SAMPLERS:
         known = ["consistency", *ODE_SAMPLERS]
-        raise UserError(f"no sampler {name}; {configuration.nearest(name, known)}")
+        raise UserError(f"no sampler {name}; {nearest(name, known)}")
 
     def draw(
         model: Model,

@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from scm_core.base import merging
 from scm_core.contract.fields import schema_from_dict, schema_to_dict
 from scm_core.engine import checkpoint, storage
 from scm_core.engine import config as configuration
@@ -33,7 +34,7 @@ def config_round_trip(subject: Subject) -> str:
             "another schema comes back",
             "use plain types in its fields, and list kinds of your own in ModalitySpec(fields=...)",
         )
-    return f"{len(configuration.keys(subject.config))} keys"
+    return f"{len(merging.keys(subject.config))} keys"
 
 
 def reload(subject: Subject) -> str:
