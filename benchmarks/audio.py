@@ -36,8 +36,8 @@ def real_time_factors(model: Checkpoint, vocoders: dict[str, Codec]) -> dict[str
     noise = sampling.seeded_noise(model.shape, CLIPS, 0, model.sigma_data).to(model.device)
     x = draw(model.model, noise, condition)
     parts = {"two steps": lambda: draw(model.model, noise, condition)}
-    for name, decoder in vocoders.items():
-        parts[name] = lambda decoder=decoder: decoder.decode(x)
+    for name, codec in vocoders.items():
+        parts[name] = lambda codec=codec: codec.decode(x)
     rounds = [{name: seconds(part) for name, part in parts.items()} for _ in range(ROUNDS + 1)]
     median = {name: statistics.median(row[name] for row in rounds[1:]) for name in parts}
     sound = CLIPS * model.shape[-1] * model.config.mel.hop / model.config.mel.sample_rate
@@ -46,11 +46,11 @@ def real_time_factors(model: Checkpoint, vocoders: dict[str, Codec]) -> dict[str
     return {"two steps, no vocoder": sound / alone, **factors}
 
 
-def rendering_rate(data: AudioDataModule, decoder: Codec) -> float:
+def rendering_rate(data: AudioDataModule, codec: Codec) -> float:
     """Clips per second that are rendered (or decoded from files) and made into samples."""
     clips, start = 0, time.perf_counter()
     for media, _ in data.real("train"):
-        clips += len(decoder.encode(media))
+        clips += len(codec.encode(media))
         if time.perf_counter() - start > SECONDS:
             break
     return clips / (time.perf_counter() - start)
@@ -68,7 +68,7 @@ def main() -> None:
         vocoders[f"two steps, {name}"] = spec.codec(chosen, data.statistics)
     with torch.no_grad():
         factors = real_time_factors(model, vocoders)
-        rendered = rendering_rate(data, model.decoder)
+        rendered = rendering_rate(data, model.codec)
     batch = next(iter(data.train_dataloader()))
     consumed = student_rate(model.backbone, model.model, batch, SECONDS)
     bars = dict.fromkeys(factors, VOCODER_BAR) | {"two steps, no vocoder": SAMPLING_BAR}

@@ -173,7 +173,7 @@ def large() -> Iterator[Pair]:
             shape=LATENTS,
             condition=condition,
             sigma_data=SIGMA_DATA,
-            decoder=SimpleNamespace(decode=lambda x: x),
+            codec=SimpleNamespace(decode=lambda x: x, seconds=lambda media: None),
         )
         about, models = sizes(network, LATENTS), {"teacher": model, "student": model}
         # Any guidance but 1 costs the same.

@@ -27,11 +27,11 @@ def main() -> None:
         t = torch.full((n,), 1.1, device=model.device)
 
         def sample(x=x, condition=condition):
-            return model.decoder.decode(draw(model.model, x, condition))
+            return model.codec.decode(draw(model.model, x, condition))
 
         def bare(x=x, t=t, condition=condition):
             model.model(x, t, condition)
-            return model.decoder.decode(model.model(x, t, condition))
+            return model.codec.decode(model.model(x, t, condition))
 
         for work in (sample, bare):
             work()

@@ -42,7 +42,7 @@ def untrained(
         statistics=data.statistics,
         sigma_data=SIGMA_DATA,
         backbone=spec.backbone(full, shape, data.condition, data.statistics).eval(),
-        decoder=spec.codec(full, data.statistics),
+        codec=spec.codec(full, data.statistics),
     )
 
 

@@ -34,7 +34,7 @@ def frames_per_second(model: Checkpoint, clips: int) -> float:
     noise = sampling.seeded_noise(model.shape, clips, 0, model.sigma_data)
 
     def make() -> None:
-        model.decoder.decode(draw(model.model, noise, condition))
+        model.codec.decode(draw(model.model, noise, condition))
 
     spent = statistics.median([seconds(make) for _ in range(ROUNDS + 1)][1:])
     return clips * model.data_shape[1] / spent
@@ -65,7 +65,7 @@ def student(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
     model = dataclasses.replace(
         model,
         statistics={**data.statistics, "latents": facts},
-        decoder=LatentCodec(autoencoder, model.decoder, facts),
+        codec=LatentCodec(autoencoder, model.codec, facts),
     )
     return model, data, Batch(latents, batch.condition)
 

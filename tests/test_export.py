@@ -50,7 +50,7 @@ def test_a_written_graph_draws_what_the_command_draws(tmp_path):
     drawn = sampling.sample_all(
         model, sampling.make_sampler(model), condition, 5, seed=3, batch_size=5
     )
-    expected = model.decoder.decode(drawn)
+    expected = model.codec.decode(drawn)
     assert media.dtype == torch.uint8 and media.shape == expected.shape
     assert (media.float() - expected.float()).abs().mean() < 1  # which may be bf16's
 

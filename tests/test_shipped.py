@@ -35,6 +35,6 @@ def test_two_steps_by_the_modality_alone(folder, tmp_path):
     )
     assert x.shape == (40, *model.shape) and x.isfinite().all()
     assert 0.8 * model.sigma_data < x.std() < 1.2 * model.sigma_data
-    picture = model.decoder.preview(model.decoder.decode(x))
+    picture = model.codec.preview(model.codec.decode(x))
     assert picture.dtype == torch.uint8
     assert media.write_png(picture, tmp_path / "overview.png").stat().st_size > 1000

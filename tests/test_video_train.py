@@ -64,7 +64,7 @@ def test_a_sample_can_be_kept_to_the_pixel(trained, tmp_path):
     x = sample_all(model, make_sampler(model), cycled_condition(model.condition, 1), 1, 0, 64)
     with av.open(str(tmp_path / "00000.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    clip = model.decoder.decode(x)[0].permute(1, 2, 3, 0)
+    clip = model.codec.decode(x)[0].permute(1, 2, 3, 0)
     assert torch.equal(torch.from_numpy(np.stack(frames)), clip)
 
 

@@ -50,8 +50,8 @@ class Student(nn.Module):
         super().__init__()
         self.backbone, self.sigma_data = model.backbone, model.sigma_data
         self.times = samplers.consistency_times(steps, model.sigma_data)
-        self.autoencoder = model.decoder.autoencoder  # with weights to be found
-        self.traced = model.decoder.traced
+        self.autoencoder = model.codec.autoencoder  # with weights to be found
+        self.traced = model.codec.traced
         self.shape = (steps, *model.shape)
 
     def forward(self, noise: Tensor, condition: Condition) -> Tensor:

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         x = sample_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
     if not first:
         return
-    pictures = model.decoder.decode(x.to(model.device))
+    pictures = model.codec.decode(x.to(model.device))
     seconds = time.perf_counter() - started
     facts = provenance_of(model, settings, condition)
     out = Path(settings.out)

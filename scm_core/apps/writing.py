@@ -48,11 +48,11 @@ def write(
     The `facts` are those of the overview, then of each sample. UserError when the disk refuses.
     """
     with provenance.stating(facts[0], signer):
-        files = [media.write_png(model.decoder.preview(decoded), folder / "overview.png")]
+        files = [media.write_png(model.codec.preview(decoded), folder / "overview.png")]
     try:
         for i, one in enumerate(decoded):
             with provenance.stating(facts[1 + i], signer):
-                files.append(model.decoder.save(one, folder / f"{i:05d}"))
+                files.append(model.codec.save(one, folder / f"{i:05d}"))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     return files

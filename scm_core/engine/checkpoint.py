@@ -42,7 +42,7 @@ class Checkpoint:
     statistics: dict[str, Any]
     sigma_data: float
     backbone: nn.Module
-    decoder: modalities.Codec
+    codec: modalities.Codec
     places: foreign.Places  # of its data, which an evaluation does not take from a file
 
     @property
@@ -129,10 +129,10 @@ def _built(
     about = shape, condition, described["statistics"]
     backbone = _network(lambda: spec.backbone(config, *about), weights, path)
     with foreign.Bounded(weights, path):
-        decoder = spec.codec(config, described["statistics"])
+        codec = spec.codec(config, described["statistics"])
     if latents := described["statistics"].get("latents"):
         autoencoder = build_autoencoder(spec, config, described["statistics"], of_autoencoder, path)
-        decoder = LatentCodec(autoencoder, decoder, latents)
+        codec = LatentCodec(autoencoder, codec, latents)
     return Checkpoint(
         path=path,
         stage=described["stage"],
@@ -144,7 +144,7 @@ def _built(
         statistics=described["statistics"],
         sigma_data=described["sigma_data"],
         backbone=backbone.to(device).eval(),
-        decoder=decoder,
+        codec=codec,
         places=of_data,
     )
 

@@ -122,9 +122,9 @@ class Previews(Callback):
     """Samples of the averaged weights, always from the same noise, as PNG and in TensorBoard."""
 
     def __init__(
-        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], decoder: Codec
+        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], codec: Codec
     ) -> None:
-        self.every, self.folder, self.draw, self.decoder = every, folder, draw, decoder
+        self.every, self.folder, self.draw, self.codec = every, folder, draw, codec
         self.drawn = -1
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
@@ -141,10 +141,10 @@ class Previews(Callback):
             drawn = self.draw(stage.backbone)
         if not trainer.is_global_zero:
             return
-        picture = self.decoder.preview(drawn)
+        picture = self.codec.preview(drawn)
         media.write_png(picture, self.folder / f"{step:07d}.png")
         trainer.logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-        if heard := self.decoder.sound(drawn):
+        if heard := self.codec.sound(drawn):
             waveform, rate = heard
             trainer.logger.experiment.add_audio("samples", waveform, step, sample_rate=rate)
 

@@ -65,7 +65,7 @@ class Run:
         self.data.setup()
         about = self._agree()
         self.statistics = about["statistics"]
-        self.decoder: Codec = spec.codec(settings, self.statistics)
+        self.codec: Codec = spec.codec(settings, self.statistics)
         self.autoencoder = self._autoencoder()
         self.pretrained = bool(self.autoencoder and self.autoencoder.pretrained)
         self.stages = self._stages()
@@ -163,7 +163,7 @@ class Run:
         self.statistics = {**self.statistics, "latents": latents}
         if latents != measured:
             self.data.standardise(self.statistics)
-        self.decoder = LatentCodec(self.autoencoder, self.decoder, latents)
+        self.codec = LatentCodec(self.autoencoder, self.codec, latents)
         self._write("latents.json", json.dumps(latents))
 
     def _build(self, name: str) -> Stage:
@@ -197,7 +197,7 @@ class Run:
                 options.preview_every,
                 self.folder / name / "samples",
                 self._drawer(name),
-                self.decoder,
+                self.codec,
             ),
             ProgressBar(name, options.log_every),
             Interrupt(),
@@ -227,7 +227,7 @@ class Run:
                 there = given.to(next(autoencoder.parameters()).device)
                 z = run(autoencoder, "encode", there)
                 x = run(autoencoder, "decode", z).cpu()
-                return self.decoder.decode(torch.cat([given, x]))
+                return self.codec.decode(torch.cat([given, x]))
 
             return reconstructed
         sampler = ("dpm", 16) if name == "teacher" else ("consistency", 2)
@@ -240,7 +240,7 @@ class Run:
             device = next(backbone.parameters()).device
             there = {key: value.to(device) for key, value in condition.items()}
             x = draw(backbone, noise.to(device), there, sampling.fresh_noise(seed, 0))
-            return self.decoder.decode(x.cpu())
+            return self.codec.decode(x.cpu())
 
         return media
 

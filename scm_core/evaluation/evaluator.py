@@ -167,7 +167,7 @@ class Bench:
             started = self._now()
             x = sampler(counted, noise, there, fresh)
             sampled = self._now()
-            media = model.decoder.decode(x)
+            media = model.codec.decode(x)
             if len(places) == min(self.n, self.batch_size):
                 spent = torch.tensor([sampled - started, self._now() - sampled])
                 seconds.append(spent.double() / len(places))
@@ -221,7 +221,7 @@ def _cost(model: Checkpoint, nfe: float, seconds: Tensor, media: Any) -> Row:
         "sampling_seconds": sampling,
         "decoding_seconds": decoding,
     }
-    if lasts := model.decoder.seconds(media):
+    if lasts := model.codec.seconds(media):
         cost |= {"media_seconds": lasts, "real_time_factor": lasts / cost["seconds_per_sample"]}
     return cost
 

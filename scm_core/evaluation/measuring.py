@@ -46,9 +46,9 @@ def measure(
         row = {"model": "real", "n": len(test.features)}
         if REAL not in partial.rows:
             partial.add({"name": REAL, **row, **bench.quality(reference, test)})
-        if DECODED not in partial.rows and not student.decoder.exact:
+        if DECODED not in partial.rows and not student.codec.exact:
             with bar(DECODED, len(test.features)) as advance:
-                floor = bench.test(data, advance, through=student.decoder)
+                floor = bench.test(data, advance, through=student.codec)
                 partial.add({"name": DECODED, **row, **bench.quality(reference, floor)})
         for setting in evaluator.settings(plan, student.config.student.guidance):
             if setting.name in partial.rows:

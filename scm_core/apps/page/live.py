@@ -127,14 +127,14 @@ def _draw(model: Checkpoint, asked: Mapping[str, str], settings: SampleConfig) -
     started = time.perf_counter()
     x = sample_all(model, draw, condition, settings.n, settings.seed, settings.batch_size)
     drawn = time.perf_counter()
-    decoded = model.decoder.decode(x.to(model.device))
+    decoded = model.codec.decode(x.to(model.device))
     finished = time.perf_counter()
     return Drawn(
         files=_files(model, decoded, settings, condition),
         nfe=counted.nfe(settings.n),
         network_seconds=drawn - started,
         decoding_seconds=finished - drawn,
-        lasts=model.decoder.seconds(decoded),
+        lasts=model.codec.seconds(decoded),
     )
 
 
@@ -148,11 +148,11 @@ def _files(
         for i, fact in enumerate(facts):
             with provenance.stating(fact):
                 stem = Path(folder) / f"{model.spec.name}-{model.stage}-{settings.seed}-{i}"
-                path = model.decoder.play(decoded[i], stem)
+                path = model.codec.play(decoded[i], stem)
                 kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
                 preview = None
                 if not kind.startswith(("image/", "video/")):
-                    picture = model.decoder.preview(decoded[i : i + 1])
+                    picture = model.codec.preview(decoded[i : i + 1])
                     preview = media.write_png(picture, f"{stem}-preview.png").read_bytes()
             named = shown(model.condition, condition, i).values()
             title = ", ".join(str(one) for one in named if isinstance(one, str | int))

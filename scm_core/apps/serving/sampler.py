@@ -169,7 +169,7 @@ class Sampler(litserve.LitAPI):
         }
         fresh = map(torch.cat, zip(*(one.fresh for one in group), strict=True))
         draw = make_sampler(model, steps=group[0].settings.steps)
-        return iter(model.decoder.decode(draw(network, noise, condition, lambda _: next(fresh))))
+        return iter(model.codec.decode(draw(network, noise, condition, lambda _: next(fresh))))
 
     def encode_response(self, drawn: Drawn) -> Response:
         """One file as it is, several as a ZIP archive; nothing for a client that has left."""
@@ -177,7 +177,7 @@ class Sampler(litserve.LitAPI):
         if not self.places.waits(wanted.ticket):
             return Response(status_code=LEFT)
         model, first = self.models[wanted.modality], self.served[wanted.modality].formats[0]
-        save = model.decoder.play if wanted.format == first else model.decoder.save
+        save = model.codec.play if wanted.format == first else model.codec.save
         _, *facts = provenance_of(model, wanted.settings, wanted.condition)
         files = [
             encoded(save, one, wanted.format, said)
@@ -210,9 +210,9 @@ def archive(files: list[bytes], ending: str) -> bytes:
 def describe(model: checkpoint.Checkpoint) -> http.Served:
     """What requests to a model may ask for; its formats are the endings that its decoder saves."""
     with torch.no_grad():
-        (one,) = model.decoder.decode(torch.zeros(1, *model.shape))
+        (one,) = model.codec.decode(torch.zeros(1, *model.shape))
     with tempfile.TemporaryDirectory() as folder:
-        first = model.decoder.save(one, Path(folder) / "0").suffix[1:]
+        first = model.codec.save(one, Path(folder) / "0").suffix[1:]
         others = {path.suffix[1:] for path in Path(folder).iterdir()} - {first}
     steps = STEPS if model.stage == "student" else TEACHER_STEPS
     formats = (first, *sorted(others))
