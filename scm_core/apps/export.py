@@ -64,7 +64,7 @@ class Student(nn.Module):
             self.times,
             self.sigma_data,
             condition,
-            lambda _: next(later),
+            fresh=lambda _: next(later),
         )
         return self.traced(x)
 

@@ -109,7 +109,7 @@ def _generator(seed: int, i: int) -> torch.Generator:
 
 def sampler(
     name: str, steps: int, sigma_data: float, guidance: float = 1.0, schema: Schema | None = None
-):
+) -> Callable[..., Tensor]:
     """A function `(model, noise, condition, fresh) -> x` by the sampler's name.
 
     Only `consistency` has a use for `fresh`, the noise that its later steps add. Names are
@@ -128,7 +128,7 @@ def sampler(
         model = Guided(model, guidance, partial(null_condition, schema or {}))
         if name == "consistency":
             times = samplers.consistency_times(steps, sigma_data)
-            return samplers.consistency(model, noise, times, sigma_data, condition, fresh)
+            return samplers.consistency(model, noise, times, sigma_data, condition, fresh=fresh)
         times = samplers.ode_times(steps, sigma_data)
         return ODE_SAMPLERS[name](model, noise, times, sigma_data, condition)[-1]
 

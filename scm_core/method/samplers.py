@@ -68,12 +68,14 @@ def consistency(
     times: Tensor,
     sigma_data: float,
     condition: Condition | None = None,
-    fresh: Callable[[Tensor], Tensor] = torch.randn_like,
+    *,
+    fresh: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """One or more steps of a consistency model, x0 (B, C, *grid). NFE: `len(times)`.
 
     Each step denoises to `f(x, t)`; all but the last add fresh noise up to the next time
-    (arXiv 2410.11081, section 2): `fresh` of a tensor is N(0, 1) like it.
+    (arXiv 2410.11081, section 2): `fresh` of a tensor is N(0, 1) like it. It has no default, for
+    processes that share a batch must not share its noise.
     """
     flow = TrigFlow(sigma_data)
     x, x0 = noise, noise

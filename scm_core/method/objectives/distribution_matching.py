@@ -107,8 +107,8 @@ class DistributionMatching(Objective):
         x = student.noise(batch.x)
         t = times[before].to(x.dtype) * x.new_ones(len(x))
         if before:
-            given = sigma_data, condition, lambda like: student.noise(like) / sigma_data
-            x0 = consistency(student.backbone, x, times[:before], *given)
+            given = student.backbone, x, times[:before], sigma_data, condition
+            x0 = consistency(*given, fresh=lambda like: student.noise(like) / sigma_data)
             x = student.path.interpolate(x0, student.noise(x0), t)
         F = student.backbone(x / sigma_data, t, condition)
         return clipped(student.path.to_data(x, F, t), student.bounds)
