@@ -86,7 +86,9 @@ class Seeding(AtSteps):
         self._place(trainer)
         loader = trainer.train_dataloader
         if isinstance(loader.sampler, Shuffled) and loader.num_workers:
-            iter(trainer.fit_loop._data_fetcher)  # its workers had begun before this, elsewhere
+            # Its workers had begun before this, elsewhere, and nothing public starts them anew
+            # (tests/test_lightning.py).
+            iter(trainer.fit_loop._data_fetcher)
         self._seed(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, stage: Stage) -> None:
