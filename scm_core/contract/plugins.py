@@ -44,7 +44,8 @@ def find(kind: str, name: str, others: tuple[str, ...] = ()) -> EntryPoint:
         raise UserError(f"two {PLURALS[kind]} are called {name}, {paths}: give one of these paths")
     names = sorted({entry.name for entry in entries})
     close = difflib.get_close_matches(name, [*names, *others], n=1)
-    hint = f"did you mean {close[0]}?" if close else f"installed are: {', '.join(names) or 'none'}"
+    known = f"installed are: {', '.join(names)}" if names else "none is installed: install scm-core"
+    hint = f"did you mean {close[0]}?" if close else known
     raise UserError(f"no {kind} is called {name}; {hint}")
 
 

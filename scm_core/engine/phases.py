@@ -15,8 +15,8 @@ from scm_core.engine.stages.stage import Stage
 class Phases(Callback):
     """Has a stage enter its phases, in a resumed run too.
 
-    Where a phase begins after another, training starts anew from the averaged weights: without
-    Adam's state, and with an average of its own. No checkpoint is written between that and the
+    Where a phase begins after another, training starts anew from the EMA weights: without
+    Adam's state, and with an EMA of its own. No checkpoint is written between that and the
     phase's first step, so that what a resumed run finds there is what the phase before has left.
     """
 

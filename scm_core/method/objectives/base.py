@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from scm_core.method.samplers import Condition, Model
 from scm_core.method.trigflow import Bounds, TrigFlow
 from scm_core.method.weighting import per_sample
-
-Condition = dict[str, Tensor]
 
 
 class Batch(Protocol):
@@ -30,7 +29,7 @@ class Student(Protocol):
     """
 
     backbone: nn.Module
-    teacher: Callable[[Tensor, Tensor, Condition | None], Tensor] | None
+    teacher: Model | None
     path: TrigFlow
     sigma_data: float
     bounds: Bounds | None
