@@ -11,6 +11,7 @@ from scm_core import UserError, dual
 from scm_core.contract.fields import Label, Tokens, drop_condition, schema_from_dict, schema_to_dict
 from scm_core.contract.fields import parse_condition as parse
 from scm_core.contract.spec import Batch
+from scm_core.engine import sharding
 from scm_core.networks import backbones
 from scm_core.networks.backbones import BackboneConfig
 
@@ -95,6 +96,21 @@ def test_the_tangent_is_that_of_autodiff_and_no_rule_is_missing(name, shape):
     net = make(name, shape=shape)
     report = dual.verify(net, Batch(0.5 * x, condition))
     assert report.ok and not report.fallbacks, str(report)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_may_compute_their_activations_again(name):
+    x, t, condition = batch()
+    found = []
+    for change in (lambda net: None, sharding.recompute):
+        net = make(name)
+        change(net)
+        ones = torch.ones_like(x), torch.ones_like(t)
+        F, dF = dual.jvp(net, (x, t), ones, condition=condition)
+        F.square().sum().backward()
+        found.append([F, dF, *(parameter.grad for parameter in net.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
