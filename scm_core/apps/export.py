@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.base import console
-from scm_core.base.arguments import parse, place, section
+from scm_core.base.arguments import place
 from scm_core.base.errors import UserError
 from scm_core.base.files import replacing
 from scm_core.contract.fields import Condition
-from scm_core.engine import config, sampling
+from scm_core.engine import sampling
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.sampling import STEPS
 from scm_core.method import samplers
@@ -43,7 +42,7 @@ class ExportConfig:
     out: str | None = place()
 
 
-class Student(nn.Module):
+class StudentGraph(nn.Module):
     """All steps of a student, and the part of its decoder that is a graph."""
 
     def __init__(self, model: Checkpoint, steps: int) -> None:
@@ -71,10 +70,7 @@ class Student(nn.Module):
 
 def main(arguments: list[str]) -> None:
     """Write the graph, compare it, and say what came of it."""
-    known = OmegaConf.structured(ExportConfig)
-    words = parse(arguments)
-    decoder = section(words, "decoder")
-    settings = config.merge(known, ("command line", words))
+    settings, decoder = settings_of(ExportConfig, arguments)
     if not settings.out:
         raise UserError("write it to which file? give out=FILE")
     if settings.format not in WRITERS:
@@ -84,7 +80,7 @@ def main(arguments: list[str]) -> None:
     model = open_checkpoint(settings.checkpoint, settings.modality, decoder, device="cpu")
     if model.stage != "student":
         raise UserError(f"{model.path} holds a {model.stage}; only a student is a few steps")
-    student = Student(model, settings.steps).eval()
+    student = StudentGraph(model, settings.steps).eval()
     path = Path(settings.out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -108,14 +104,16 @@ def inputs(model: Checkpoint, steps: int, n: int) -> tuple[Tensor, Condition]:
     return noise, sampling.cycled_condition(model.condition, n)
 
 
-def program(student: Student, example: tuple[Tensor, Condition]) -> torch.export.ExportedProgram:
+def program(
+    student: StudentGraph, example: tuple[Tensor, Condition]
+) -> torch.export.ExportedProgram:
     """The graph, of any batch size."""
     batch = torch.export.Dim("batch")
     shapes = ({1: batch}, {key: {0: batch} for key in example[1]})
     return torch.export.export(student, example, dynamic_shapes=shapes)
 
 
-def write_torch(student: Student, example: tuple[Tensor, Condition], path: Path) -> Run:
+def write_torch(student: StudentGraph, example: tuple[Tensor, Condition], path: Path) -> Run:
     """Write a .pt2 and return what it does."""
     content = io.BytesIO()  # torch's own files end the process where a disk is full
     torch.export.save(program(student, example), content)
@@ -124,7 +122,7 @@ def write_torch(student: Student, example: tuple[Tensor, Condition], path: Path)
     return torch.export.load(path).module()
 
 
-def write_onnx(student: Student, example: tuple[Tensor, Condition], path: Path) -> Run:
+def write_onnx(student: StudentGraph, example: tuple[Tensor, Condition], path: Path) -> Run:
     """Write an ONNX file and return what it does in onnxruntime, on the CPU."""
     try:
         import onnxruntime

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
 from scm_core.apps.sharing import download
-from scm_core.base.arguments import Words
+from scm_core.base.arguments import Words, parse, section
 from scm_core.base.device import best_device
 from scm_core.base.errors import UserError
 from scm_core.contract import spec as modalities
-from scm_core.engine import checkpoint
+from scm_core.engine import checkpoint, config
+
+
+def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Words]:
+    """A command's settings, a dataclass of that kind, and its overrides of the model's `decoder`.
+
+    UserError for an argument that is neither.
+    """
+    words = parse(arguments)
+    decoder = section(words, "decoder")
+    return config.merge(OmegaConf.structured(kind), ("command line", words)), decoder
 
 
 def open_checkpoint(

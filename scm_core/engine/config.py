@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from scm_core.base import merging
 from scm_core.base.arguments import Words, nearest, parse, word
-from scm_core.base.arguments import section as section  # for commands, beside the others
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
 from scm_core.engine import legacy

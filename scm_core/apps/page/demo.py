@@ -6,15 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.apps.page.live import Live
 from scm_core.base import console
-from scm_core.base.arguments import Words, parse, place, section
+from scm_core.base.arguments import Words, place
 from scm_core.base.errors import UserError
 from scm_core.contract import spec as modalities
-from scm_core.engine import config
 
 NEEDS = "the page needs the package gradio: pip install 'scm-core[demo]'"
 
@@ -32,10 +29,7 @@ class DemoConfig:
 
 def main(arguments: list[str]) -> None:
     """Serve the page until it is interrupted."""
-    known = OmegaConf.structured(DemoConfig)
-    words = parse(arguments)
-    decoder = section(words, "decoder")
-    settings = config.merge(known, ("command line", words))
+    settings, decoder = settings_of(DemoConfig, arguments)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it is read when gradio is imported
     try:
         from scm_core.apps.page import page

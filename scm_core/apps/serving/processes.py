@@ -62,7 +62,7 @@ class Server(litserve.LitServer):
             )
 
 
-def run(served: dict[str, http.Served], decoder: dict[str, Any], settings: DictConfig) -> None:
+def serve(served: dict[str, http.Served], decoder: dict[str, Any], settings: DictConfig) -> None:
     """Serve until Ctrl-C or SIGTERM; UserError where a process of the server has ended."""
     places = Places(settings.queue)
     guard = {"host": settings.host, "allowed_hosts": settings.allowed_hosts}

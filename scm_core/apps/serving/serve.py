@@ -6,13 +6,12 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import ListConfig
 
-from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.base import console
-from scm_core.base.arguments import parse, place, section
+from scm_core.base.arguments import place
 from scm_core.base.errors import UserError
-from scm_core.engine import config
 
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # all that LitServe listens on
 NEEDS = "the server needs LitServe: pip install 'scm-core[serve]'"
@@ -35,9 +34,7 @@ class ServeConfig:
 
 def main(arguments: list[str]) -> None:
     """Open what the words name, and serve it until Ctrl-C or SIGTERM."""
-    words = parse(arguments)
-    decoder = section(words, "decoder")
-    settings = config.merge(OmegaConf.structured(ServeConfig), ("command line", words))
+    settings, decoder = settings_of(ServeConfig, arguments)
     check(settings)
     try:
         from scm_core.apps.serving import processes, sampler
@@ -58,7 +55,7 @@ def main(arguments: list[str]) -> None:
         f"{guard.reach(settings.host, settings.allowed_hosts)}",
         soft_wrap=True,
     )
-    processes.run(served, decoder, settings)
+    processes.serve(served, decoder, settings)
     console.console.print("stopped")
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.apps.sharing.download import NEEDS, PREFIX, STUDENT
 from scm_core.base import console
-from scm_core.base.arguments import parse, place, section
+from scm_core.base.arguments import place
 from scm_core.base.errors import UserError, first_line, visible
 from scm_core.base.files import copy, write_text
-from scm_core.engine import config, storage
+from scm_core.engine import storage
 from scm_core.engine.checkpoint import Checkpoint
 
 WEIGHTS = ("teacher.safetensors", "decoder.safetensors")  # beside it
@@ -38,11 +38,7 @@ class ShareConfig:
 
 def main(arguments: list[str]) -> None:
     """Write the folder, and upload it where that is asked for."""
-
-    known = OmegaConf.structured(ShareConfig)
-    words = parse(arguments)
-    decoder = section(words, "decoder")
-    settings = config.merge(known, ("command line", words))
+    settings, decoder = settings_of(ShareConfig, arguments)
     if not settings.out:
         raise UserError("share it in which folder? give out=FOLDER")
     model = open_checkpoint(settings.checkpoint, settings.modality, decoder)
