@@ -17,7 +17,7 @@ import torch
 from timing import seconds, student_rate, untrained
 
 from scm_core.contract.spec import Batch, DataModule
-from scm_core.data.latents import LatentCodec, run
+from scm_core.data.latents import LatentCodec, run_autoencoder
 from scm_core.engine import config, sampling
 from scm_core.engine.checkpoint import Checkpoint
 
@@ -58,7 +58,7 @@ def student(words: list[str]) -> tuple[Checkpoint, DataModule, Batch]:
     data.setup()
     autoencoder = spec.autoencoder(full, data.shape, data.statistics)
     batch = next(iter(data.train_dataloader()))
-    latents = run(autoencoder, "encode", batch.x)
+    latents = run_autoencoder(autoencoder, "encode", batch.x)
     shape = tuple(latents.shape[1:])
     model = untrained(spec, full, data, shape)
     facts = {"mean": [0.0] * shape[0], "std": [1.0] * shape[0], "of": list(data.shape)}

@@ -105,13 +105,15 @@ class LatentCodec(Codec):
     def encode(self, media: Any) -> Tensor:
         """Media to x float32 (B, C, *grid)."""
         parts = self.codec.encode(media).split(self.batch)
-        z = torch.cat([run(self.autoencoder, "encode", x) for x in parts])
+        z = torch.cat([run_autoencoder(self.autoencoder, "encode", x) for x in parts])
         return (z - self.mean.to(z.device)) / self.std.to(z.device) * SIGMA_DATA
 
     def decode(self, x: Tensor) -> Any:
         """Samples x to media."""
         parts = self._latents(x).split(self.batch)
-        return self.codec.decode(torch.cat([run(self.autoencoder, "decode", z) for z in parts]))
+        return self.codec.decode(
+            torch.cat([run_autoencoder(self.autoencoder, "decode", z) for z in parts])
+        )
 
     def traced(self, x: Tensor) -> Tensor:
         """The same as one graph: of the whole batch, as far as the modality's own codec goes."""
@@ -141,7 +143,7 @@ class LatentCodec(Codec):
 
 
 @torch.no_grad()
-def run(autoencoder: Autoencoder, method: str, x: Tensor) -> Tensor:
+def run_autoencoder(autoencoder: Autoencoder, method: str, x: Tensor) -> Tensor:
     """One of the autoencoder's methods, float32, at the precision that the device is fast at."""
     autoencoder.to(x.device)
     fast = resolve_precision("auto", x.device.type) == "bf16-mixed"
@@ -159,7 +161,7 @@ def encoded(data: DataModule, autoencoder: Autoencoder) -> Table:
         for i, part in enumerate(track(parts, f"encoding the {split} split", transient=True)):
             x, condition = samples.__getitems__(part.tolist())
             named = {f"condition.{key}": value for key, value in condition.items()}
-            named["latents"] = run(autoencoder, "encode", x.to(device)).half().cpu()
+            named["latents"] = run_autoencoder(autoencoder, "encode", x.to(device)).half().cpu()
             for key, value in named.items():
                 if not i:  # filled in place: thousands of small tensors would shred the memory
                     tensors[f"{split}.{key}"] = value.new_empty(len(samples), *value.shape[1:])
@@ -173,8 +175,8 @@ def latent_shape(autoencoder: Autoencoder, x: Tensor) -> tuple[int, ...]:
     UserError where samples do not come back as large as they were.
     """
     x = x.to(best_device())
-    z = run(autoencoder, "encode", x)
-    back = run(autoencoder, "decode", z)
+    z = run_autoencoder(autoencoder, "encode", x)
+    back = run_autoencoder(autoencoder, "decode", z)
     if back.shape != x.shape:
         given, found = (" x ".join(map(str, one.shape[1:])) for one in (x, back))
         raise UserError(

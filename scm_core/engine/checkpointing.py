@@ -67,6 +67,28 @@ def _link(path: Path, name: Path) -> None:
         os.link(path, name)
 
 
+def resumable(last: Path, stage: Stage) -> Path | None:
+    """The checkpoint to resume from, if there is one.
+
+    UserError when it cannot be read, or holds other networks than this stage's.
+    """
+    if not last.exists():
+        return None
+    try:
+        held = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
+        held["pytorch-lightning_version"], held["loops"]
+        shapes = {key: value.shape for key, value in held["state_dict"].items()}
+    except Exception as error:  # torch raises whatever the broken bytes make of its reader
+        raise UserError(f"{last} cannot be read: delete it to start the stage over") from error
+    wanted = {key: value.shape for key, value in stage.state_dict().items()}
+    if strange := sorted(key for key, _ in shapes.items() ^ wanted.items()):
+        raise UserError(
+            f"{last} holds other networks than these settings make ({strange[0]}): choose another "
+            "out=, or delete it to start the stage over"
+        )
+    return last
+
+
 class Saving(AtSteps):
     """`last.ckpt` every so many steps, at the end, and when a run is stopped or fails.
 

@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: what is logged, drawn and shown of it."""
+"""Callbacks that watch a run: what is logged and shown of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.fabric.utilities.throughput import get_available_flops
 from rich.progress import (
     BarColumn,
@@ -21,16 +19,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scm_core.base.console import console
-from scm_core.contract.spec import Codec
-from scm_core.data import media
-from scm_core.engine import sharding
-from scm_core.engine.callbacks import AtSteps, Averaging
+from scm_core.engine.callbacks import AtSteps
 from scm_core.engine.stages.stage import BINS, Stage
-from scm_core.method.ema import PowerEMA
 
 
 class Logging(AtSteps):
@@ -116,50 +109,6 @@ class Speed(AtSteps):
             if peak:
                 figures["speed/share of peak"] = rate / peak
         return figures
-
-
-class Previews(Callback):
-    """Samples of the averaged weights, always from the same noise, as PNG and in TensorBoard."""
-
-    def __init__(
-        self, every: int, folder: Path, draw: Callable[[nn.Module], Any], codec: Codec
-    ) -> None:
-        self.every, self.folder, self.draw, self.codec = every, folder, draw, codec
-        self.drawn = -1
-
-    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
-        step = trainer.global_step
-        if step % self.every or step == self.drawn:
-            return
-        self.drawn = step
-        averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
-        # Drawn as samples are, without compiling the network for a batch of another size; by all
-        # processes, since each may hold a shard.
-        eager = torch.compiler.set_stance("force_eager")
-        precision = trainer.precision_plugin.forward_context()
-        with averaged(stage.backbone, averaging.ema), eager, precision:
-            drawn = self.draw(stage.backbone)
-        if not trainer.is_global_zero:
-            return
-        picture = self.codec.preview(drawn)
-        media.write_png(picture, self.folder / f"{step:07d}.png")
-        trainer.logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-        if heard := self.codec.sound(drawn):
-            waveform, rate = heard
-            trainer.logger.experiment.add_audio("samples", waveform, step, sample_rate=rate)
-
-
-@contextlib.contextmanager
-def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
-    """The backbone with its averaged weights and in eval mode, within a `with` block."""
-    live = {key: sharding.local(v).detach().clone() for key, v in backbone.state_dict().items()}
-    sharding.load(backbone, ema.average)
-    backbone.eval()
-    try:
-        yield
-    finally:
-        sharding.load(backbone, live)
-        backbone.train()
 
 
 class ProgressBar(AtSteps):

@@ -30,7 +30,7 @@ class Phases(Callback):
             return
         optimizer = trainer.optimizers[0]
         if number and trainer.global_step == stage.starts[number]:
-            sharding.load(stage.backbone, self.averaging.ema.average)
+            sharding.overwrite(stage.backbone, self.averaging.ema.average)
             self.averaging.ema.step = 0
             optimizer.state.clear()
         stage.enter(number)

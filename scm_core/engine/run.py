@@ -21,20 +21,20 @@ from scm_core.base.errors import UserError
 from scm_core.base.files import Lock, write_text
 from scm_core.contract import objectives
 from scm_core.contract.fields import Schema, schema_to_dict, with_examples
-from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Codec, DataModule, ModalitySpec
+from scm_core.contract.spec import Autoencoder, Codec, DataModule, ModalitySpec
 from scm_core.data.batches import spread
-from scm_core.data.latents import LatentCodec, Latents, latent_shape, run
+from scm_core.data.latents import LatentCodec, Latents, latent_shape
 from scm_core.dual import DualError
 from scm_core.engine import checkpoint, config, sampling, sharding, storage
 from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
-from scm_core.engine.checkpointing import LAST, Guard, Saving, WholeCheckpoints
+from scm_core.engine.checkpointing import LAST, Guard, Saving, WholeCheckpoints, resumable
 from scm_core.engine.feeding import Fed
-from scm_core.engine.monitoring import Logging, Previews, ProgressBar, Speed
+from scm_core.engine.monitoring import Logging, ProgressBar, Speed
 from scm_core.engine.phases import Phases
+from scm_core.engine.previews import Previews, reconstructions, samples
 from scm_core.engine.refusals import STAGES, check, check_room, duration, trained, trainer_of
 from scm_core.engine.stages import Stage, autoencoding, student, teacher
 
-PREVIEW_SAMPLES = 40
 EXAMPLES, NUMBERS = 16, 1 << 16  # held-out conditions in a checkpoint, and numbers in all of them
 
 
@@ -98,7 +98,7 @@ class Run:
             if options.compile:
                 compiled(network, stage.evaluated_by)
         try:
-            resumed = _resumable(guard.checkpoint, stage)
+            resumed = resumable(guard.checkpoint, stage)
             trainer.fit(stage, datamodule=Fed(self.data), ckpt_path=resumed, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C, its checkpoint written
             raise KeyboardInterrupt from None
@@ -184,7 +184,7 @@ class Run:
         return student(backbone, schema, self.settings.student, network, self.data.bounds)
 
     def _trainer(self, name: str, steps: int, averaging: Averaging, guard: Guard) -> Trainer:
-        options = self.settings.trainer
+        options, folder = self.settings.trainer, self.folder / name / "samples"
         callbacks = [
             averaging,
             Phases(averaging),
@@ -193,12 +193,7 @@ class Run:
             Saving(options.checkpoint_every, guard),
             Logging(options.log_every),
             Speed(options.log_every, counts=not options.compile),
-            Previews(
-                options.preview_every,
-                self.folder / name / "samples",
-                self._drawer(name),
-                self.codec,
-            ),
+            Previews(options.preview_every, folder, self._preview(name), self.codec),
             ProgressBar(name, options.log_every),
             Interrupt(),
         ]
@@ -215,34 +210,12 @@ class Run:
             limit_val_batches=0,
         )
 
-    def _drawer(self, name: str) -> Callable[[nn.Module], Any]:
-        """A function that draws the same few media with whatever weights a backbone has.
-
-        For an autoencoder they are held-out media, and the same encoded and decoded.
-        """
+    def _preview(self, name: str) -> Callable[[nn.Module], Any]:
         if name == "decoder":
-            given = next(iter(self.data.val_dataloader())).x[: PREVIEW_SAMPLES // 2]
-
-            def reconstructed(autoencoder: nn.Module) -> Any:
-                there = given.to(next(autoencoder.parameters()).device)
-                z = run(autoencoder, "encode", there)
-                x = run(autoencoder, "decode", z).cpu()
-                return self.codec.decode(torch.cat([given, x]))
-
-            return reconstructed
+            return reconstructions(self.data, self.codec)
         sampler = ("dpm", 16) if name == "teacher" else ("consistency", 2)
-        draw = sampling.sampler(*sampler, SIGMA_DATA)
-        n, seed = PREVIEW_SAMPLES, self.settings.seed
-        noise = sampling.seeded_noise(self.data.shape, n, seed, SIGMA_DATA)
-        condition = sampling.cycled_condition(self.schema, n)
-
-        def media(backbone: nn.Module) -> Any:
-            device = next(backbone.parameters()).device
-            there = {key: value.to(device) for key, value in condition.items()}
-            x = draw(backbone, noise.to(device), there, sampling.fresh_noise(seed, 0))
-            return self.codec.decode(x.cpu())
-
-        return media
+        of_data = self.data.shape, self.schema
+        return samples(*sampler, *of_data, self.codec, self.settings.seed)
 
     @rank_zero_only
     def _hold(self) -> None:
@@ -293,25 +266,3 @@ def compiled(network: nn.Module, methods: Iterable[str]) -> None:
         setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
     if not methods:
         network.compile(dynamic=False)
-
-
-def _resumable(last: Path, stage: Stage) -> Path | None:
-    """The checkpoint to go on from, if there is one.
-
-    UserError when it cannot be read, or holds other networks than this stage's.
-    """
-    if not last.exists():
-        return None
-    try:
-        held = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
-        held["pytorch-lightning_version"], held["loops"]
-        shapes = {key: value.shape for key, value in held["state_dict"].items()}
-    except Exception as error:  # torch raises whatever the broken bytes make of its reader
-        raise UserError(f"{last} cannot be read: delete it to start the stage over") from error
-    wanted = {key: value.shape for key, value in stage.state_dict().items()}
-    if strange := sorted(key for key, _ in shapes.items() ^ wanted.items()):
-        raise UserError(
-            f"{last} holds other networks than these settings make ({strange[0]}): choose another "
-            "out=, or delete it to start the stage over"
-        )
-    return last

@@ -74,7 +74,7 @@ def scattered(whole: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def load(module: nn.Module, parts: Mapping[str, Tensor]) -> None:
+def overwrite(module: nn.Module, parts: Mapping[str, Tensor]) -> None:
     """Overwrite a module's state by the local parts of another."""
     for key, value in module.state_dict().items():
         local(value).copy_(parts[key])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from scm_core.contract.fields import Condition
 from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
-from scm_core.data.latents import run
+from scm_core.data.latents import run_autoencoder
 from scm_core.dual.verification import awakened
 from scm_core.engine.stages.stage import TANGENTS
 
@@ -117,7 +117,7 @@ def latents(spec: ModalitySpec, config: DictConfig, data: DataModule, batch: Bat
     autoencoder = spec.autoencoder(config, tuple(data.shape), data.statistics)
     if autoencoder is None:
         return batch
-    z = run(autoencoder.eval(), "encode", batch.x)
+    z = run_autoencoder(autoencoder.eval(), "encode", batch.x)
     others = [dimension for dimension in range(z.ndim) if dimension != 1]
     mean, std = z.mean(others, keepdim=True), z.std(others, keepdim=True)
     return Batch((z - mean) / std.clamp(min=1e-6) * SIGMA_DATA, batch.condition)
