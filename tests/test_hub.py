@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scm_core.apps.opening import open_checkpoint
-from scm_core.apps.sharing import download, hub
+from scm_core.apps.opening import find, open_checkpoint
+from scm_core.apps.sharing import hub
 from scm_core.base.errors import UserError
 from scm_core.engine import storage
 
@@ -137,4 +137,4 @@ def test_what_cannot_be_shared_is_one_sentence(tmp_path, monkeypatch):
     assert done.returncode == 2 and "no checkpoint at" in done.stderr
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'scm-core\[hub\]'"):
-        download.find("hub:a/b")
+        find("hub:a/b")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scm_core.apps.sharing import download
 from scm_core.base.arguments import Words, parse, section
 from scm_core.base.device import best_device
-from scm_core.base.errors import UserError
+from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
 from scm_core.engine import checkpoint, config
+
+PREFIX = "hub:"
+STUDENT = "student.safetensors"
+NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
 
 def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Words]:
@@ -38,8 +41,8 @@ def open_checkpoint(
     """
     device = device or best_device()
     if path:
-        shared = path.startswith(download.PREFIX) or Path(path).is_dir()
-        return checkpoint.load(download.find(path) if shared else path, modality, device, decoder)
+        shared = path.startswith(PREFIX) or Path(path).is_dir()
+        return checkpoint.load(find(path) if shared else path, modality, device, decoder)
     if not modality:
         raise UserError("sample from what? give checkpoint=FILE, or modality=NAME")
     spec = modalities.get(modality)
@@ -50,3 +53,19 @@ def open_checkpoint(
     if not existing:
         raise UserError(f"modality {modality} ships no checkpoint: train one, give checkpoint=FILE")
     return checkpoint.load(existing[0], modality, device, decoder)
+
+
+def find(name: str) -> Path:
+    """The student in a folder, or of `hub:OWNER/NAME`, which is downloaded once."""
+    if not name.startswith(PREFIX):
+        return Path(name) / STUDENT
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(NEEDS) from None
+    patterns = ["*.safetensors", "*.json"]
+    try:
+        folder = snapshot_download(name.removeprefix(PREFIX), allow_patterns=patterns)
+    except Exception as error:  # the hub and the network fail in many ways
+        raise UserError(f"{name} cannot be downloaded: {first_line(error)}") from error
+    return Path(folder) / STUDENT

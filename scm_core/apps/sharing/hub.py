@@ -9,8 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from scm_core.apps.opening import open_checkpoint, settings_of
-from scm_core.apps.sharing.download import NEEDS, PREFIX, STUDENT
+from scm_core.apps.opening import NEEDS, PREFIX, STUDENT, open_checkpoint, settings_of
 from scm_core.base import console
 from scm_core.base.arguments import place
 from scm_core.base.errors import UserError, first_line, visible
