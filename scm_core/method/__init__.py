@@ -1,1 +1,1 @@
-"""The paper: paths, losses, samplers. It imports torch and scm_core.dual alone."""
+"""The paper: path, samplers, EMA, objectives. It imports torch and scm_core.dual alone."""
