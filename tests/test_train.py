@@ -15,15 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scm_core.apps import evaluate, sample
+from scm_core import evaluate, sample, train
 from scm_core.base import console
-from scm_core.engine import run
 
 SMOKE = ["modality=image", "preset=smoke"]
 NO_DATA = ["data.root=/no/such/folder"]  # what is refused is refused before they are looked for
 STAGES = ("teacher", "student")
 MATCHING = "student.options.distribution_matching"
-COMMANDS = {"train": run, "sample": sample, "evaluate": evaluate}
+COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
 
 
 def process(command, *words):
