@@ -9,7 +9,7 @@ from torch import nn
 
 from scm_core import UserError
 from scm_core.contract.objectives import Phase, phases
-from scm_core.engine import config, run
+from scm_core.engine import config, refusals, run
 from scm_core.engine.callbacks import Averaging
 from scm_core.engine.phases import Phases
 from scm_core.engine.stages import Stage
@@ -167,6 +167,28 @@ def test_older_steps_become_phases(tmp_path, old, found):
     (tmp_path / "old.yaml").write_text(f"student: {{{old}}}")
     _, settings = config.load(["modality=image", f"preset={tmp_path}/old.yaml"])
     assert [(*phase.weights, phase.steps) for phase in phases(settings.student)] == found
+
+
+@pytest.mark.parametrize(
+    ("student", "sentence"),
+    [
+        ("midtraining: {steps: many}", "student: invalid literal"),
+        ("midtraining: {steps: [1]}", "student: int"),
+        ("midtraining: {steps: 1, step: 2}", "no key student.midtraining"),
+        ("midtraining: 3", "no key student.midtraining"),
+        ("phases: 3", "student.phases"),
+        ("phases: [3]", "Cannot assign int to Dict"),
+        ("phases: [{consistency: null, steps: 3}]", "student.phases[0]: float"),
+        ("phases: [{consistency: 1, steps: .inf}]", "student.phases[0]: cannot convert"),
+        ("options: {consistency: 3}", "student.options.consistency"),
+        ("options: {consistency: {c: [1]}}", "student.options.consistency.c"),
+    ],
+)
+def test_a_section_of_nonsense_is_one_sentence(tmp_path, student, sentence):
+    (tmp_path / "bad.yaml").write_text(f"student: {{{student}}}")
+    with pytest.raises(UserError) as caught:
+        refusals.check(config.load(["modality=image", f"preset={tmp_path}/bad.yaml"])[1])
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_older_key_that_phases_replace_is_refused_with_them():

@@ -52,8 +52,8 @@ def options(name: str, given: Mapping[str, Any]) -> Any:
         raise UserError(f"no key {section}.{key}; {nearest(key, list(known))}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{section}.{error.full_key}: {first_line(error)}") from error
-    except ValueError as error:
-        raise UserError(f"{section}.{error}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{section}.{first_line(error)}") from error
 
 
 def phases(student: Any) -> list[Phase]:
@@ -75,7 +75,7 @@ def _phase(where: str, plain: dict[str, Any], student: Any) -> Phase:
         weights = {str(name): float(weight) for name, weight in plain.items()}
     except KeyError as error:
         raise UserError(f"{where} has no steps: give it steps=, its length") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: {first_line(error)}") from error
     for name in weights:
         get(name)

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from scm_core.base.arguments import Words
-from scm_core.base.errors import UserError
+from scm_core.base.errors import UserError, first_line
 
 RENAMED = {key: f"consistency.{key}" for key in ("tangent_warmup", "norm", "c", "P_mean", "P_std")}
 RENAMED |= {f"midtraining.{key}": f"endpoint.{key}" for key in ("solver", "solver_steps", "points")}
@@ -42,13 +42,18 @@ def translated(layer: DictConfig) -> DictConfig:
     if not isinstance(student, DictConfig) or not (old := _old(student)):
         return layer
     now: dict[str, Any] = OmegaConf.to_container(student)
-    for key in {key.partition(".")[0] for key in old}:
-        del now[key]
+    for key in old:
+        section, _, name = key.rpartition(".")
+        del (now[section] if section else now)[name]
+    now = {key: value for key, value in now.items() if value or key not in ("midtraining", "score")}
     for key in (key for key in RENAMED if key in old):
         objective, option = RENAMED[key].split(".")
         now.setdefault("options", {}).setdefault(objective, {})[option] = old[key]
-    if old.keys() & {*OF_PHASES}:
-        now["phases"] = _phases(now.pop("max_steps", 100_000), old)
+    try:
+        if old.keys() & {*OF_PHASES}:
+            now["phases"] = _phases(int(now.pop("max_steps", 100_000)), old)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"student: {first_line(error)}") from error
     layer = layer.copy()
     layer.student = now
     return layer
@@ -62,7 +67,7 @@ def _old(student: DictConfig) -> dict[str, Any]:
 
 def _phases(total: int, old: dict[str, Any]) -> list[dict[str, Any]]:
     """Mid-training and what came after it."""
-    first = min(total, old.get("midtraining.steps", 0))
+    first = min(total, int(old.get("midtraining.steps", 0)))
     weights = {
         "consistency": old.get("consistency", 1.0),
         "distribution_matching": old.get("score.weight", 0.0),
