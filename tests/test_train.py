@@ -242,7 +242,7 @@ def test_any_integer_is_a_seed(tmp_path):
     words = ["modality=toy_plugin:SPEC", "preset=cpu", "stage=teacher", "max_steps=1"]
     words += ["trainer.accelerator=cpu"]
     for seed in (-1, 1 << 32, 10**30):
-        run.main([*words, f"seed={seed}", f"out={tmp_path}/{seed}"])
+        train.main([*words, f"seed={seed}", f"out={tmp_path}/{seed}"])
     weights = [load_file(path) for path in tmp_path.glob("*/teacher.safetensors")]
     assert len({tuple(float(w.float().sum()) for w in each.values()) for each in weights}) == 3
 
