@@ -18,7 +18,7 @@ from scm_core.base.errors import UserError
 from scm_core.base.files import replacing
 from scm_core.contract.objectives import Phase
 from scm_core.engine.callbacks import Averaging, Interrupt
-from scm_core.engine.checkpointing import Guard, Saving, WholeCheckpoints
+from scm_core.engine.checkpointing import Checkpointing, DivergenceGuard, WholeCheckpoints
 from scm_core.engine.stages import Stage
 from scm_core.method.objectives import Objective
 
@@ -65,11 +65,11 @@ class At(Callback):
 
 def fit(folder, *first, every=1, stage=None, steps=9):
     """Train the toy, the callbacks `first` before all others; the trainer."""
-    guard = Guard(folder / "last.ckpt")
+    guard = DivergenceGuard(folder / "last.ckpt")
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
-        callbacks=[*first, Averaging(0.05), guard, Saving(every, guard), Interrupt()],
+        callbacks=[*first, Averaging(0.05), guard, Checkpointing(every, guard), Interrupt()],
         plugins=WholeCheckpoints(),
         enable_checkpointing=False,
         logger=TensorBoardLogger(folder),
@@ -193,7 +193,7 @@ def test_a_first_checkpoint_that_has_diverged_is_named(tmp_path):
 
 def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
     broken = At(3, lambda stage: stage.backbone.weight.data.fill_(math.nan))
-    with pytest.raises(UserError, match="diverged at step 3: its weights are no numbers"):
+    with pytest.raises(UserError, match="diverged at step 3: its weights are NaN or Inf"):
         fit(tmp_path, broken)
     assert step(tmp_path) == 2
 
@@ -219,7 +219,7 @@ def test_a_command_that_is_told_to_stop_leaves_no_half_file(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as caught:
         console.run(main, "")
     assert caught.value.code == 130 and not list(tmp_path.iterdir())
-    assert "run the same command again to go on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     assert signal.getsignal(sent) == before
 
 

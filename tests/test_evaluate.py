@@ -189,7 +189,7 @@ def test_what_a_decoder_loses_is_a_row_of_its_own(student, monkeypatch, capsys):
         SPEC,
         build_codec=lambda config, statistics: LossyCodec(),
         evaluation_samples={"smoke": 100},
-        bars={"two_step_distance_over_best_teacher": 1.5},
+        targets={"two_step_distance_over_best_teacher": 1.5},
     )
     monkeypatch.setitem(globals(), "SPEC", lossy)
     real, decoded, _, two, *_ = run(student)["rows"]

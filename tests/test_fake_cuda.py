@@ -222,7 +222,7 @@ def test_training_step(name, half):
         stage.on_fit_start()
     loss = stage.training_step(Batch(draw(4, *shape), nulls(schema, 4)), 0)
     assert loss.device.type == "cuda" and loss.dtype == torch.float32
-    assert loss.requires_grad and stage.watched.device.type == "cuda"
+    assert loss.requires_grad and stage.monitored.device.type == "cuda"
 
 
 @pytest.mark.parametrize("half", EVERY_TIME, indirect=True, ids=str)

@@ -51,7 +51,7 @@ class Notes(Callback):
         (optimizer,) = trainer.optimizers
         steps = {int(state["step"]) for state in optimizer.state.values()}
         now = {"average": self.averaging.ema.average["weight"].clone(), "steps": steps}
-        now |= {"betas": optimizer.param_groups[0]["betas"], "watched": stage.watched_name}
+        now |= {"betas": optimizer.param_groups[0]["betas"], "monitored": stage.monitored_name}
         now |= {"goals": [objective.goal.item() for objective in stage.named.values()]}
         now |= {"averaged": self.averaging.ema.step, "weight": stage.backbone.weight.clone()}
         self.after.append(now)
@@ -91,7 +91,7 @@ def test_adam_and_the_average_start_anew(noted):
 
 def test_a_phase_has_its_own_metric_betas_and_steps(noted):
     notes, stage = noted
-    assert [now["watched"] for now in notes.after] == ["error"] * 4 + ["gap"] * 3
+    assert [now["monitored"] for now in notes.after] == ["error"] * 4 + ["gap"] * 3
     assert [now["betas"] for now in notes.after] == [(0.9, 0.99)] * 4 + [(0.0, 0.99)] * 3
     assert stage.named["steady"].steps_seen == [(0, 3), (1, 3), (2, 3)]  # as long as it has to be
 

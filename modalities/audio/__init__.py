@@ -77,7 +77,7 @@ SPEC = ModalitySpec(
     build_features=_features,
     build_scorer=_scorer,
     evaluation_samples={"cpu": 1_000},
-    bars={
+    targets={
         "reference_sampling_over_two_step_sampling": 50,
         "two_step_distance_over_best_teacher": 1.10,
         "two_step_pitch_accuracy_over_real": 0.90,

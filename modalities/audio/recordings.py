@@ -154,7 +154,7 @@ def decode_file(path: File, sample_rate: int, limits: Limits | None = None) -> T
         raise ValueError("it has no sound in it")
     sound = torch.from_numpy(np.concatenate(parts))
     if not sound.isfinite().all():
-        raise ValueError("it has samples that are no numbers")
+        raise ValueError("it has samples that are NaN or Inf")
     return sound
 
 

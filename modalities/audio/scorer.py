@@ -74,7 +74,7 @@ class ClassScorer(Scorer):
             torch.tensor(data.statistics[part]).view(-1, 1) for part in ("mean", "std")
         )
         classes = data.condition[key].classes
-        batches, steps = classifier.lessons(data.train_set, STEPS, EPOCHS)
+        batches, steps = classifier.training_batches(data.train_set, STEPS, EPOCHS)
         self.network = classifier.trained(
             lambda: Classifier(classes),
             ((x, condition[key]) for x, condition in batches),

@@ -82,7 +82,7 @@ def split_of(images: Tensor, labels: Tensor, size: int | None) -> LabelledImages
 
 @contextlib.contextmanager
 def downloading(name: str, advice: str) -> Iterator[None]:
-    """Let torchvision download without hanging; turn its failure into a sentence with advice."""
+    """Let torchvision download without hanging; turn its failure into one line of advice."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:

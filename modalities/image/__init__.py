@@ -71,7 +71,7 @@ SPEC = ModalitySpec(
     build_codec=lambda config, statistics: ImageCodec(statistics),
     build_features=_features,
     build_scorer=_scorer,
-    bars={
+    targets={
         "reference_time_over_two_step_time": 50,
         "two_step_distance_over_best_teacher": 1.10,
     },

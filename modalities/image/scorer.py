@@ -28,7 +28,7 @@ class ClassScorer(Scorer):
     def __init__(self, data: DataModule, cache: Path = classifier.CACHE) -> None:
         """Load or train the classifier of a data module that has been set up."""
         classes, codec = data.condition["label"].classes, ImageCodec(data.statistics)
-        batches, steps = classifier.lessons(data.train_set, STEPS, EPOCHS)
+        batches, steps = classifier.training_batches(data.train_set, STEPS, EPOCHS)
         self.network = classifier.trained(
             lambda: Classifier(data.shape[0], classes),
             ((codec.decode(x), condition["label"]) for x, condition in batches),

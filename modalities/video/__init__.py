@@ -74,7 +74,7 @@ SPEC = ModalitySpec(
     build_features=_features,
     build_scorer=_scorer,
     evaluation_samples={"cpu": 1_000},
-    bars={
+    targets={
         "reference_time_over_two_step_time": 50,
         "two_step_distance_over_best_teacher": 1.10,
         "two_step_class_accuracy_over_real": 0.90,

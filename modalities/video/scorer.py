@@ -32,7 +32,7 @@ class ClipScorer(Scorer):
         """Load or train the classifiers of a data module that has been set up."""
         self.networks = {}
         for key, field in data.condition.items():
-            batches, steps = classifier.lessons(Shown(data.train_set.split), STEPS, EPOCHS)
+            batches, steps = classifier.training_batches(Shown(data.train_set.split), STEPS, EPOCHS)
             self.networks[key] = classifier.trained(
                 partial(Classifier, field.classes),
                 ((clips, condition[key]) for clips, condition in batches),

@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Print all findings, a table for each kind."""
     if arguments:
-        raise UserError("doctor takes no words")
+        raise UserError("doctor takes no arguments")
     chapters = {"Versions": versions(), "Devices": devices(), "Extras": extras()}
     for entry in modalities.installed():
         chapters[f"Modality {entry.name}"] = plugin(entry.name)

@@ -53,10 +53,10 @@ def main(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str], first: bool) -> None:
     """The command, in one of the processes that share the drawing; only the `first` writes."""
-    words = parse(arguments)
-    of_data = section(words, "data") | section(words, "limits")
-    decoder = section(words, "decoder")
-    settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", words))
+    overrides = parse(arguments)
+    of_data = section(overrides, "data") | section(overrides, "limits")
+    decoder = section(overrides, "decoder")
+    settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
     preset = _preset(settings)
     student, teacher = _models(settings, decoder)
     plan = evaluator.PLANS[preset]
@@ -86,7 +86,7 @@ def evaluate(arguments: list[str], first: bool) -> None:
     write_text(out / "metrics.json", json.dumps(figures, indent=2) + "\n")
     plot = plots.quality_time_plot(report.points(rows, distance), out / "quality_time.png")
     (out / Partial.NAME).unlink(missing_ok=True)
-    report.show(rows, found, bench.features.name, student.spec.bars)
+    report.show(rows, found, bench.features.name, student.spec.targets)
     console.console.print(f"{out / 'metrics.json'}, {plot}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scm_core.base.arguments import Words, parse, section
+from scm_core.base.arguments import Overrides, parse, section
 from scm_core.base.device import best_device
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
@@ -17,27 +17,27 @@ STUDENT = "student.safetensors"
 NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
 
-def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Words]:
+def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Overrides]:
     """A command's settings, a dataclass of that kind, and its overrides of the model's `decoder`.
 
     UserError for an argument that is neither.
     """
-    words = parse(arguments)
-    decoder = section(words, "decoder")
-    return config.merge(OmegaConf.structured(kind), ("command line", words)), decoder
+    overrides = parse(arguments)
+    decoder = section(overrides, "decoder")
+    return config.merge(OmegaConf.structured(kind), ("command line", overrides)), decoder
 
 
 def open_checkpoint(
     path: str | None,
     modality: str | None,
-    decoder: Words | None = None,
+    decoder: Overrides | None = None,
     device: str | None = None,
 ) -> checkpoint.Checkpoint:
     """The named checkpoint, else the student of the modality, on that or else the best device.
 
     That is the shipped one, or else the one trained last below `runs` in the working directory.
 
-    `decoder` are words of the modality's section `decoder`, which replace what it was trained with.
+    `decoder` are overrides of the section `decoder`, which replace what it was trained with.
     """
     device = device or best_device()
     if path:

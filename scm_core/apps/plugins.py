@@ -61,11 +61,11 @@ def listing() -> list[Plugin]:
     return plugins
 
 
-def describe(name: str, *words: str) -> None:
+def describe(name: str, *overrides: str) -> None:
     """Print a plugin's keys, conditions and shapes; UserError where it cannot be loaded.
 
     Conditions and shapes are of its data, which are read for it: of the preset smoke, if there is
-    one and the words name no other.
+    one and the overrides name no other.
     """
     spec = modalities.get(name)
     console.console.print(f"modality {name}: {inspect.getfile(spec.config)}")
@@ -81,7 +81,9 @@ def describe(name: str, *words: str) -> None:
         ]
         console.console.print(f"{title}:")
         console.console.print(_table(["key", "type", "default", "meaning"], rows))
-    settings = config.finish(spec, parse([f"modality={name}", *_smoke(spec, words), *words]))
+    settings = config.finish(
+        spec, parse([f"modality={name}", *_smoke(spec, overrides), *overrides])
+    )
     for line in shapes(spec, settings):
         console.console.print(line)
 
@@ -136,8 +138,8 @@ def shapes(spec: ModalitySpec, settings: Any) -> Iterator[str]:
         yield "It has no condition."
 
 
-def _smoke(spec: ModalitySpec, words: tuple[str, ...]) -> list[str]:
-    named = any(word.startswith("preset=") for word in words)
+def _smoke(spec: ModalitySpec, overrides: tuple[str, ...]) -> list[str]:
+    named = any(word.startswith("preset=") for word in overrides)
     return [] if named or not (spec.presets / "smoke.yaml").exists() else ["preset=smoke"]
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from scm_core.apps.opening import open_checkpoint
 from scm_core.apps.writing import provenance_of, samples_in, signer_of, unsigned_like, write
 from scm_core.base import console
-from scm_core.base.arguments import Words, nearest, parse, section, word
+from scm_core.base.arguments import Overrides, nearest, parse, section, word
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Schema, parse_condition
 from scm_core.engine import config
@@ -19,15 +19,15 @@ from scm_core.engine.sampling import SampleConfig, make_sampler, refuse_null, sa
 
 
 def main(arguments: list[str]) -> None:
-    """Draw, decode and write the samples that the words ask for."""
-    words = parse(arguments)
-    decoder = section(words, "decoder")
-    where = (word(words, key) for key in ("checkpoint", "modality"))
+    """Draw, decode and write the samples that the overrides ask for."""
+    overrides = parse(arguments)
+    decoder = section(overrides, "decoder")
+    where = (word(overrides, key) for key in ("checkpoint", "modality"))
     model = open_checkpoint(*where, decoder)
     known = OmegaConf.structured(SampleConfig)
-    asked = condition_words(words, model.condition, known)
+    asked = condition_words(overrides, model.condition, known)
     try:
-        settings = config.merge(known, ("command line", words))
+        settings = config.merge(known, ("command line", overrides))
     except UserError as error:
         raise UserError(f"{error} (conditions: {', '.join(model.condition) or 'none'})") from None
     if settings.n < 1 or settings.batch_size < 1:
@@ -62,20 +62,20 @@ def main(arguments: list[str]) -> None:
         )
 
 
-def condition_words(words: Words, schema: Schema, known: Iterable[str]) -> Words:
-    """What is asked of each field, `condition.NAME` or NAME, taken out of the command's words.
+def condition_words(overrides: Overrides, schema: Schema, known: Iterable[str]) -> Overrides:
+    """What is asked of each field, `condition.NAME` or NAME, taken out of the command's overrides.
 
     A bare NAME that is one of the command's `known` keys is that key. UserError for a name that
     the schema has not, or that is given in both ways.
     """
     asked = {}
-    for key, text in section(words, "condition").items():
+    for key, text in section(overrides, "condition").items():
         asked[key.removeprefix("condition.")] = text
     for key in schema:
-        if key in words and key not in known:
+        if key in overrides and key not in known:
             if key in asked:
                 raise UserError(f"{key} and condition.{key} are the same: give one of them")
-            asked[key] = words.pop(key)
+            asked[key] = overrides.pop(key)
     for key in asked:
         if key not in schema:
             hint = nearest(key, [*schema]) if schema else "the model has none"

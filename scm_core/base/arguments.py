@@ -1,4 +1,4 @@
-"""The words of a command line, `key=value`: what is written, and what the key's type makes of it.
+"""A command line's overrides, `key=value`: what is written, and what the key's type makes of it.
 
 A shell's word is a text, and YAML would make numbers of dates and nothing of what follows a #.
 """
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scm_core.base.errors import UserError, first_line
 
-Words = dict[str, str]  # by their dotted keys
+Overrides = dict[str, str]  # by their dotted keys
 UNSET = (None, "", "null")  # what takes a value back
 NONE, UNIONS = type(None), (typing.Union, types.UnionType)
 
@@ -37,8 +37,8 @@ def prose() -> Any:
     return dataclasses.field(default=None, metadata={"place": False})
 
 
-def parse(arguments: list[str]) -> Words:
-    """`key=value` words as they are written; what a value is, the key's type says in `merge`."""
+def parse(arguments: list[str]) -> Overrides:
+    """`key=value` arguments as they are written; the key's type says in `merge` what a value is."""
     for word in arguments:
         if "=" not in word:
             raise UserError(f"{word!r} is not key=value; --help lists the keys")
@@ -52,19 +52,19 @@ def parse(arguments: list[str]) -> Words:
     return dict(word.split("=", 1) for word in arguments)
 
 
-def word(words: Words, key: str) -> str | None:
+def word(overrides: Overrides, key: str) -> str | None:
     """The value of a word that decides what the others mean, if it is given."""
     try:
-        text = OmegaConf.create({key: words.get(key)})[key]
+        text = OmegaConf.create({key: overrides.get(key)})[key]
     except OmegaConfBaseException as error:
         raise UserError(f"command line: {key}: {first_line(error)}") from error
     return None if text in UNSET else os.path.expanduser(text)
 
 
-def section(words: Words, name: str) -> Words:
-    """A section's words, taken out of the command's."""
-    found = [key for key in words if re.split(r"[.\[]", key)[0] == name]
-    return {key: words.pop(key) for key in found}
+def section(overrides: Overrides, name: str) -> Overrides:
+    """A section's overrides, taken out of the command's."""
+    found = [key for key in overrides if re.split(r"[.\[]", key)[0] == name]
+    return {key: overrides.pop(key) for key in found}
 
 
 def marked(kind: type, place: bool, prefix: str = "") -> list[str]:
@@ -80,14 +80,14 @@ def marked(kind: type, place: bool, prefix: str = "") -> list[str]:
     return found
 
 
-def typed(words: Words, schema: type) -> DictConfig:
-    """Words as values: lists, sections and what has no type in the `schema`, a dataclass, as YAML,
+def typed(overrides: Overrides, schema: type) -> DictConfig:
+    """Overrides as values: lists, sections and what has no type in the dataclass `schema` as YAML,
     all else as it is written.
 
     What a number is, and whether a text is one, OmegaConf says when it is merged.
     """
     found = OmegaConf.create()
-    for key, text in words.items():
+    for key, text in overrides.items():
         kinds = _kinds(schema, key)
         if not any(map(_is_yaml, kinds)):
             OmegaConf.update(found, key, None if NONE in kinds and text in UNSET else text)

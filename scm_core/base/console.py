@@ -1,4 +1,4 @@
-"""What the command lines share: help, one-sentence errors, exit codes."""
+"""What the command lines share: help, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # of a terminal that is closed
-            print("interrupted; run the same command again to go on", file=sys.stderr)
+            print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

@@ -118,7 +118,7 @@ def randn_like(x: Tensor) -> Tensor:
     return shared(lambda n: torch.randn(n, *x.shape[1:], dtype=x.dtype, device=x.device), len(x))
 
 
-def every(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all processes, in their order; small things only."""
     size, _ = world()
     if size == 1:
@@ -128,13 +128,13 @@ def every(value: T) -> list[T]:
     return values
 
 
-def turns(parts: Iterable[T]) -> list[T]:
-    """Of parts that processes take in turn, this one's."""
+def round_robin(parts: Iterable[T]) -> list[T]:
+    """Of parts that processes take round-robin, this one's."""
     size, rank = world()
     return list(parts)[rank::size]
 
 
-def in_turn(mine: list[T]) -> list[T]:
-    """What all processes made of their `turns`, in the order of the parts."""
-    shares = every(mine)
+def interleaved(mine: list[T]) -> list[T]:
+    """What all processes made of their `round_robin` share, in the order of the parts."""
+    shares = all_gather(mine)
     return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]

@@ -1,8 +1,8 @@
-"""The one error that is the user's to mend, what other errors say, and text from elsewhere."""
+"""The one error that is the user's to fix, what other errors say, and text from elsewhere."""
 
 
 class UserError(Exception):
-    """What the user got wrong and what to do, in one sentence; command lines exit with code 2."""
+    """What the user got wrong and what to do, in one line; command lines exit with code 2."""
 
 
 def first_line(error: Exception) -> str:

@@ -7,11 +7,11 @@ import os
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from scm_core.base.arguments import Words, marked, nearest, typed
+from scm_core.base.arguments import Overrides, marked, nearest, typed
 from scm_core.base.errors import UserError, first_line
 
 
-def merge(base: DictConfig, *layers: tuple[str, DictConfig | Words]) -> DictConfig:
+def merge(base: DictConfig, *layers: tuple[str, DictConfig | Overrides]) -> DictConfig:
     """`base` with named layers on top; UserError names the layer, the key and the nearest key."""
     for source, layer in layers:
         try:

@@ -54,7 +54,7 @@ def load(kind: str, entry: EntryPoint) -> Any:
     module, _, attribute = entry.value.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # an import may fail in any way; the sentence says how
+    except (Exception, SystemExit) as error:  # an import may fail in any way; the message says how
         lacking = (getattr(error, "name", None) or "").partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and lacking != module.partition(".")[0]:
             reason = f"needs the package {lacking}: pip install {_provider(entry, lacking)}"

@@ -34,7 +34,7 @@ class ModalitySpec:
     none is named. `find_data` says where the data are, or raises UserError with how to get them; it
     neither reads nor downloads them. Every `build_*` gets the finished configuration, an object of
     the class `config`; the core calls them by the methods below.
-    `evaluation_samples` replaces the number of samples of an evaluation's preset, and `bars` says
+    `evaluation_samples` replaces the number of samples of an evaluation's preset, and `targets` say
     what two steps ought to reach, by the name of a ratio in `scm_core.evaluation.evaluator.ratios`.
     `fields` are kinds of condition fields that it brings itself, for a checkpoint to find them.
 
@@ -58,7 +58,7 @@ class ModalitySpec:
     find_data: Callable[[Any], Path | str] | None = None
     checkpoints: Path | None = None
     evaluation_samples: Mapping[str, int] = field(default_factory=dict)
-    bars: Mapping[str, float] = field(default_factory=dict)
+    targets: Mapping[str, float] = field(default_factory=dict)
     fields: tuple[type[Field], ...] = ()
     api_version: int = API_VERSION
 

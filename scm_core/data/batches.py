@@ -43,7 +43,7 @@ class Shuffled(DistributedSampler):
 
 
 class Loader(DataLoader):
-    """As torch's; a UserError is one sentence, whichever process it comes from."""
+    """As torch's; a UserError is one line, whichever process it comes from."""
 
     def __iter__(self) -> Iterator[Any]:
         return self._told(super().__iter__())

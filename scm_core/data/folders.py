@@ -132,7 +132,7 @@ def attempt(read: Callable[[File], Read], file: File) -> Read | Skipped:
         if not _of_the_machine(error):
             return Skipped(reason(error), broken=True)
         raise UserError(
-            f"{file} cannot be read now ({reason(error)}): mend that, or remove the file, and give "
+            f"{file} cannot be read now ({reason(error)}): fix that, or remove the file, and give "
             "the same command again"
         ) from error
 
@@ -171,7 +171,7 @@ def again(read: Callable[[File], Read], file: File) -> Read:
     except Exception as error:
         raise UserError(
             f"{file} can no longer be read ({reason(error)}): put it back as it was, and give the "
-            "same command again to go on"
+            "same command again to resume"
         ) from error
 
 
@@ -225,7 +225,7 @@ def report(folder: Path, skipped: Sequence[Sequence[Any]], total: int, kind: str
     if len(broken) > BROKEN * total:
         raise UserError(
             f"{len(broken)} of {total} {kind}s are broken, more than {BROKEN:.0%}; "
-            f"mend or remove them: {', '.join(broken)}."
+            f"fix or remove them: {', '.join(broken)}."
         )
 
 

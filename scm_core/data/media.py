@@ -78,7 +78,7 @@ def write_file(path: str | Path, write: Callable[[Any], Any]) -> Path:
 
 
 def write_png(picture: Tensor, path: str | Path) -> Path:
-    """Write a uint8 picture (H, W) or (H, W, 1 | 3 | 4) whole or not at all; return its path.
+    """Write a uint8 picture (H, W) or (H, W, 1 | 3 | 4) atomically; return its path.
 
     Raises UserError when it cannot be written.
     """
@@ -115,7 +115,7 @@ def curve_images(signals: Tensor, height: int = 48) -> Tensor:
 
 
 def write_sound(waveform: Tensor, path: str | Path, sample_rate: int) -> Path:
-    """Write a waveform (samples,) as 16 bits whole or not at all; return its path.
+    """Write a waveform (samples,) as 16 bits atomically; return its path.
 
     The name's ending chooses .wav or .flac. What exceeds [-1, 1] is made quieter, not clipped.
     Raises UserError when it cannot be written.
@@ -134,7 +134,7 @@ def contact_sheet(clips: Tensor) -> Tensor:
 
 
 def write_video(clip: Tensor, path: str | Path, fps: float, lossless: bool = False) -> Path:
-    """Write a uint8 clip (3, T, H, W) as MP4 whole or not at all; return its path.
+    """Write a uint8 clip (3, T, H, W) as MP4 atomically; return its path.
 
     H.264 in yuv420p plays everywhere; ``lossless`` keeps every pixel, in rgb24, which fewer players
     know. Sides must be even otherwise. Raises UserError when it cannot be written.
@@ -160,7 +160,7 @@ def write_video(clip: Tensor, path: str | Path, fps: float, lossless: bool = Fal
 
 
 def write_gif(clip: Tensor, path: str | Path, fps: float) -> Path:
-    """Write a uint8 clip (3, T, H, W) as a GIF that loops, whole or not at all; return its path.
+    """Write a uint8 clip (3, T, H, W) as a GIF that loops, atomically; return its path.
 
     Tiny clips are magnified. A GIF knows 256 colours a frame, and hundredths of a second, to which
     times are rounded, at least two a frame.

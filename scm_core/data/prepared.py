@@ -63,7 +63,7 @@ def prepare(
     ``file`` among them is the place of a row's file in ``paths``, ``content`` a hash of its bytes
     (see `folders.content`), int64 (n,). Each group of files is kept in ``cache`` under
     ``settings`` and their names, sizes and dates, and mapped from there: an interrupted preparation
-    goes on, a file that is added or mended costs those near it alone, and rows need not fit into
+    goes on, a file that is added or fixed costs those near it alone, and rows need not fit into
     memory. ``kind`` is what people call a file.
 
     What ``read`` raises of a file's bytes makes it a broken one. Files that are broken or skipped

@@ -110,7 +110,7 @@ def read(shard: Path) -> list[Member]:
     except (tarfile.TarError, OSError, ValueError) as error:
         said = "is no whole, uncompressed tar file ({}); pack it again."
         if getattr(error, "errno", None) not in (None, errno.EINVAL):  # which damaged numbers give
-            said = "cannot be read now ({}): mend that, and give the same command again."
+            said = "cannot be read now ({}): fix that, and give the same command again."
         raise UserError(f"{shard} {said.format(reason(error))}") from error
     return found
 

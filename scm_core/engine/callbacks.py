@@ -18,7 +18,7 @@ from scm_core.engine.stages.stage import Stage
 from scm_core.method.ema import PowerEMA
 
 
-class AtSteps(Callback):
+class OnOptimizerStep(Callback):
     """What happens after an optimiser's step and not in the middle of an accumulation."""
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
@@ -30,7 +30,7 @@ class AtSteps(Callback):
         return self.seen > before
 
 
-class Averaging(AtSteps):
+class Averaging(OnOptimizerStep):
     """The backbone's EMA, in every checkpoint; it lies on `device`.
 
     Of a sharded backbone each process averages its own shards; a checkpoint has them whole.
@@ -70,7 +70,7 @@ class Averaging(AtSteps):
         self.ema.load_state_dict(state | {"average": shards})
 
 
-class Seeding(AtSteps):
+class Seeding(OnOptimizerStep):
     """All that a step draws, and its batch, depend on the seed and the step alone.
 
     So a resumed run does what an uninterrupted one does, bit for bit on one CPU: it needs no state
@@ -129,7 +129,7 @@ class Stopped(KeyboardInterrupt):
     """Raised after one step in all processes, whose state is whole then."""
 
 
-class Interrupt(AtSteps):
+class Interrupt(OnOptimizerStep):
     """Ctrl-C, or another signal to stop, ends the run after the step it falls into.
 
     All processes end after the same step. A second Ctrl-C does not wait, and leaves the last

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from scm_core.base.arguments import Words
+from scm_core.base.arguments import Overrides
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.contract import spec as modalities
@@ -75,9 +75,9 @@ def load(
     path: str | Path,
     modality: str | None = None,
     device: torch.device | str = "cpu",
-    decoder: Words | None = None,
+    decoder: Overrides | None = None,
 ) -> Checkpoint:
-    """Read an exported checkpoint onto a device; words of the section `decoder` replace its own.
+    """Read an exported checkpoint onto a device; overrides of the section `decoder` replace its.
 
     Raises UserError for a missing or unreadable file, one of another modality than `modality`, and
     weights that do not fit the backbone its configuration describes. A modality that is not
@@ -109,7 +109,7 @@ def _built(
     described: dict[str, Any],
     weights: dict[str, Tensor],
     device: torch.device | str,
-    words: Words,
+    overrides: Overrides,
 ) -> Checkpoint:
     ignored = (*OF_THE_RUN, *LOOKED_UP)
     stated = {k: v for k, v in described["config"].items() if k not in ignored}
@@ -120,9 +120,9 @@ def _built(
         stated, places = foreign.without_places(stated, base)
     config = configuration.merge(base, (str(path), OmegaConf.create(stated)))
     config.modality = described["modality"]
-    config = configuration.merge(config, ("command line", words))
+    config = configuration.merge(config, ("command line", overrides))
     of_data = {key: places.pop(key) for key in list(places) if key.startswith("data.")}
-    foreign.refuse(path, places, words)
+    foreign.refuse(path, places, overrides)
     shape = tuple(described["shape"])
     condition = schema_from_dict(described["condition"], spec.fields)
     weights, of_autoencoder = split(weights)

@@ -20,7 +20,7 @@ from scm_core.base.errors import UserError, first_line
 from scm_core.base.files import remove_parts, whole, write_text
 from scm_core.data.batches import Shuffled
 from scm_core.engine import sharding
-from scm_core.engine.callbacks import AtSteps, Stopped, any_process
+from scm_core.engine.callbacks import OnOptimizerStep, Stopped, any_process
 from scm_core.engine.stages.stage import BINS, Stage
 
 LAST = "last.ckpt"
@@ -89,13 +89,13 @@ def resumable(last: Path, stage: Stage) -> Path | None:
     return last
 
 
-class Saving(AtSteps):
+class Checkpointing(OnOptimizerStep):
     """`last.ckpt` every so many steps, at the end, and when a run is stopped or fails.
 
     Never in the middle of a step, nor of what the guard says has diverged.
     """
 
-    def __init__(self, every: int, guard: Guard) -> None:
+    def __init__(self, every: int, guard: DivergenceGuard) -> None:
         self.every, self.guard = every, guard
         self.path = guard.checkpoint
         self.sound = False  # whether the state is that of a whole step, and may be kept
@@ -136,7 +136,7 @@ class Saving(AtSteps):
         self.guard.approve(trainer, stage)
         began = time.perf_counter()
         trainer.save_checkpoint(self.path)
-        if refused := distributed.every(trainer.strategy.checkpoint_io.refused)[0]:
+        if refused := distributed.all_gather(trainer.strategy.checkpoint_io.refused)[0]:
             before = "the one before it is whole: " if self.path.exists() else ""
             raise UserError(
                 f"cannot write {self.path}: {refused.strerror or refused}; {before}free some room "
@@ -148,8 +148,8 @@ class Saving(AtSteps):
         trainer.logger.log_metrics(spent, trainer.global_step)
 
 
-class Guard(Callback):
-    """Stops a run whose loss is no number or whose watched figure has left all bounds.
+class DivergenceGuard(Callback):
+    """Stops a run whose loss is no number or whose monitored figure has left all bounds.
 
     All processes stop, and `diverged.json` beside the checkpoint says what the step had learned
     from, as the first process knows it in which it happened. The checkpoint is then the last that
@@ -190,7 +190,7 @@ class Guard(Callback):
         if verdict is None:
             return
         if any_process(trainer, verdict.diverged):
-            reports = distributed.every(verdict.report() if verdict.diverged else None)
+            reports = distributed.all_gather(verdict.report() if verdict.diverged else None)
             sentence, facts = next(report for report in reports if report)
             if trainer.is_global_zero:
                 write_text(self.checkpoint.with_name("diverged.json"), json.dumps(facts))
@@ -205,7 +205,7 @@ class Guard(Callback):
         finite = [sharding.local(p.detach()).isfinite().all() for p in stage.parameters()]
         if any_process(trainer, not torch.stack(finite).all()):
             step = trainer.global_step
-            self._stop(trainer, f"training diverged at step {step}: its weights are no numbers")
+            self._stop(trainer, f"training diverged at step {step}: its weights are NaN or Inf")
 
     def forget_previous(self) -> None:
         """Remove the checkpoint before the newest, which is good."""
@@ -214,7 +214,7 @@ class Guard(Callback):
 
     def _stop(self, trainer: Trainer, sentence: str) -> None:
         self.diverged = True
-        kept = distributed.every(self._kept() if trainer.is_global_zero else "")[0]
+        kept = distributed.all_gather(self._kept() if trainer.is_global_zero else "")[0]
         raise UserError(
             f"{sentence}; {kept}. Lower the learning rate or lengthen the warm-up, and run the "
             "command again"
@@ -236,10 +236,10 @@ class Verdict:
 
     def __init__(self, stage: Stage, step: int, taken: list[int] | None) -> None:
         """Of the batch that has just ended; `taken` are its samples' places in the data."""
-        self.name, self.step, self.taken = stage.watched_name, step, taken
+        self.name, self.step, self.taken = stage.monitored_name, step, taken
         self.last = loss, _, value = stage.last
         self.bad = ~(loss.isfinite() & (value < DIVERGED))
-        mild = loss.isfinite().all() & (stage.watched.nanmean() < DIVERGED)
+        mild = loss.isfinite().all() & (stage.monitored.nanmean() < DIVERGED)
         self.answer = (self.bad.any() & ~mild).to("cpu", non_blocking=True)
         self.computed = torch.cuda.Event() if loss.is_cuda else None
         if self.computed:

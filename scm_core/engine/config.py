@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from scm_core.base import merging
-from scm_core.base.arguments import Words, nearest, parse, word
+from scm_core.base.arguments import Overrides, nearest, parse, word
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
 from scm_core.engine import legacy
@@ -22,7 +22,7 @@ from scm_core.engine import legacy
 LOOKED_UP = re.compile(r"\$\{(?!\.*\w[\w.]*\})")  # ${...} of more than another key's name
 
 
-def merge(base: DictConfig, *layers: tuple[str, DictConfig | Words]) -> DictConfig:
+def merge(base: DictConfig, *layers: tuple[str, DictConfig | Overrides]) -> DictConfig:
     """As `base.merging.merge`, where keys of before are read as today's."""
     read = (
         (source, (legacy.translated if isinstance(layer, DictConfig) else legacy.renamed)(layer))
@@ -41,8 +41,8 @@ def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
     return spec, finish(spec, command)
 
 
-def finish(spec: modalities.ModalitySpec, command: Words) -> DictConfig:
-    """The configuration of a modality under the command line's words, preset and `out` named."""
+def finish(spec: modalities.ModalitySpec, command: Overrides) -> DictConfig:
+    """A modality's configuration under the command line's overrides, preset and `out` named."""
     preset = word(command, "preset") or default_preset()
     config = merge(
         defaults(spec),

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from scm_core.base.arguments import Words
+from scm_core.base.arguments import Overrides
 from scm_core.base.errors import UserError, first_line
 
 RENAMED = {key: f"consistency.{key}" for key in ("tangent_warmup", "norm", "c", "P_mean", "P_std")}
@@ -21,10 +21,10 @@ RENAMED |= {
 OF_PHASES = ("consistency", "score.weight", "midtraining.steps", "midtraining.lr")
 
 
-def renamed(words: Words) -> Words:
+def renamed(overrides: Overrides) -> Overrides:
     """A command line in today's keys; UserError for one that phases replace."""
     found = {}
-    for key, text in words.items():
+    for key, text in overrides.items():
         name = key.removeprefix("student.")
         if key.startswith("student.") and name in OF_PHASES:
             raise UserError(

@@ -22,12 +22,12 @@ from rich.progress import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from scm_core.base.console import console
-from scm_core.engine.callbacks import AtSteps
+from scm_core.engine.callbacks import OnOptimizerStep
 from scm_core.engine.stages.stage import BINS, Stage
 
 
-class Logging(AtSteps):
-    """Loss, learning rate and the watched figure, overall and by t-bin, into TensorBoard."""
+class Logging(OnOptimizerStep):
+    """Loss, learning rate and the monitored figure, overall and by t-bin, into TensorBoard."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -35,20 +35,20 @@ class Logging(AtSteps):
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         if not self.stepped(trainer) or trainer.global_step % self.every:
             return
-        name = stage.watched_name
+        name = stage.monitored_name
         figures = {
             "loss": trainer.strategy.reduce(stage.last[0].mean()).item(),
-            name: stage.watched.nanmean().item(),
+            name: stage.monitored.nanmean().item(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             **{key: trainer.strategy.reduce(value).item() for key, value in stage.metrics.items()},
         }
-        for i, value in enumerate(stage.watched.tolist()):
+        for i, value in enumerate(stage.monitored.tolist()):
             if math.isfinite(value):
                 figures[f"{name} by t/{i / BINS * math.pi / 2:.2f}"] = value
         trainer.logger.log_metrics(figures, trainer.global_step)
 
 
-class Speed(AtSteps):
+class Speed(OnOptimizerStep):
     """How fast training goes, every so many steps, into TensorBoard.
 
     Samples a second of all processes, the share of the time that this one waited for data, and what
@@ -111,8 +111,8 @@ class Speed(AtSteps):
         return figures
 
 
-class ProgressBar(AtSteps):
-    """One rich bar for the whole stage: steps, it/s, loss and the watched figure.
+class ProgressBar(OnOptimizerStep):
+    """One rich bar for the whole stage: steps, it/s, loss and the monitored figure.
 
     Where the output is no terminal it is a line every `every` steps.
     """
@@ -145,8 +145,8 @@ class ProgressBar(AtSteps):
         task, step = self.progress.tasks[self.task], trainer.global_step
         figures = task.fields["figures"]
         if step % 10 == 0:
-            loss, watched = stage.last[0].mean().item(), stage.watched.nanmean().item()
-            figures = f"loss {loss:.3f}  {stage.watched_name} {watched:.3f}"
+            loss, monitored = stage.last[0].mean().item(), stage.monitored.nanmean().item()
+            figures = f"loss {loss:.3f}  {stage.monitored_name} {monitored:.3f}"
         speed = task.speed or 0.0
         self.progress.update(self.task, completed=step, speed=speed, figures=figures)
         if step % self.every == 0 and not console.is_terminal:

@@ -27,7 +27,13 @@ from scm_core.data.latents import LatentCodec, Latents, latent_shape
 from scm_core.dual import DualError
 from scm_core.engine import checkpoint, config, sampling, sharding, storage
 from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
-from scm_core.engine.checkpointing import LAST, Guard, Saving, WholeCheckpoints, resumable
+from scm_core.engine.checkpointing import (
+    LAST,
+    Checkpointing,
+    DivergenceGuard,
+    WholeCheckpoints,
+    resumable,
+)
 from scm_core.engine.feeding import Fed
 from scm_core.engine.monitoring import Logging, ProgressBar, Speed
 from scm_core.engine.phases import Phases
@@ -88,7 +94,7 @@ class Run:
         if self.autoencoder and name != "decoder" and not isinstance(self.data, Latents):
             self._use_latents()
         stage = self._build(name)
-        guard = Guard(self.folder / name / LAST)
+        guard = DivergenceGuard(self.folder / name / LAST)
         options = self.settings.trainer
         averaging = Averaging(settings.ema, "cpu" if options.average_on_cpu else None)
         trainer = self._trainer(name, steps, averaging, guard)
@@ -183,14 +189,16 @@ class Run:
             network.load_state_dict(backbone.state_dict())
         return student(backbone, schema, self.settings.student, network, self.data.bounds)
 
-    def _trainer(self, name: str, steps: int, averaging: Averaging, guard: Guard) -> Trainer:
+    def _trainer(
+        self, name: str, steps: int, averaging: Averaging, guard: DivergenceGuard
+    ) -> Trainer:
         options, folder = self.settings.trainer, self.folder / name / "samples"
         callbacks = [
             averaging,
             Phases(averaging),
             Seeding(name, self.seed),
             guard,
-            Saving(options.checkpoint_every, guard),
+            Checkpointing(options.checkpoint_every, guard),
             Logging(options.log_every),
             Speed(options.log_every, counts=not options.compile),
             Previews(options.preview_every, folder, self._preview(name), self.codec),

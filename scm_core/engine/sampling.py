@@ -178,11 +178,11 @@ def sample_all(
     Processes that work together sample one batch each in turn, and all of them get all samples.
     """
     device, found = model.device, []
-    for part in distributed.turns(batches(n, batch_size)):
+    for part in distributed.round_robin(batches(n, batch_size)):
         noise = seeded_noise(
             model.shape, part.stop - part.start, seed, model.sigma_data, first=part.start
         )
         there = {key: value[part].to(device) for key, value in condition.items()}
         fresh = fresh_noise(seed, part.start)
         found.append(draw(model.model, noise.to(device), there, fresh).cpu())
-    return torch.cat(distributed.in_turn(found))
+    return torch.cat(distributed.interleaved(found))

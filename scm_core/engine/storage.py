@@ -47,12 +47,12 @@ def export(
     """Write averaged weights with all that sampling needs, atomically.
 
     The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
-    UserError on a full disk, and for weights that are no numbers.
+    UserError on a full disk, and for weights that are NaN or Inf.
     """
     of_autoencoder = autoencoder.state_dict() if autoencoder else {}
     weights = {**weights, **{AUTOENCODER + key: value for key, value in of_autoencoder.items()}}
     if strange := no_numbers(weights):
-        raise UserError(f"{path} is not written: training has diverged, {strange} is no numbers")
+        raise UserError(f"{path} is not written: training has diverged, {strange} is NaN or Inf")
     described = {
         "format": FORMAT,
         "modality": config.modality,
@@ -117,7 +117,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             weights = _unpacked(weights, path)
             if strange := no_numbers(weights):
                 raise UserError(
-                    f"{path} holds weights that are no numbers ({strange}): its training had "
+                    f"{path} holds weights that are NaN or Inf ({strange}): its training had "
                     "diverged, or it is damaged"
                 )
             return described, weights

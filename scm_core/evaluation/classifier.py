@@ -30,27 +30,27 @@ def trained(
     build: Callable[[], nn.Module],
     batches: Iterator[tuple[Tensor, Tensor]],
     steps: int,
-    peak: float,
+    max_lr: float,
     identity: Any,
     folder: Path,
 ) -> nn.Module:
     """The classifier that ``build`` makes, trained at first use, seeded, and kept in ``folder``.
 
     ``batches`` are inputs (B, ...) and classes int64 (B,) without end, of which ``steps`` are
-    taken; ``peak`` is the highest learning rate; ``identity`` is all that the result depends on, in
-    plain containers. Raises UserError when the cache cannot be written.
+    taken; ``identity`` is all that the result depends on, in plain containers. Raises UserError
+    when the cache cannot be written.
     """
     path = cache.place(folder, identity)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build()
         if not _restored(network, path):
-            train(network, batches, steps, peak)
+            train(network, batches, steps, max_lr)
             _save(network, path)
     return network.eval().requires_grad_(False)
 
 
-def lessons(dataset: Dataset, steps: int, epochs: int) -> tuple[Iterator[Any], int]:
+def training_batches(dataset: Dataset, steps: int, epochs: int) -> tuple[Iterator[Any], int]:
     """Batches of a data set without end, in a new order in each epoch, and how many to take.
 
     Every process gets the same ones, of `BATCH` samples or an eighth of a small data set; training
@@ -68,11 +68,11 @@ def lessons(dataset: Dataset, steps: int, epochs: int) -> tuple[Iterator[Any], i
 
 
 def train(
-    network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int, peak: float
+    network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int, max_lr: float
 ) -> None:
     """Cross-entropy by AdamW under one cycle of the learning rate, on the best device."""
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr, steps)
     device = best_device()
     network.to(device).train()
     fast = resolve_precision("auto", device.type) == "bf16-mixed"

@@ -1,4 +1,4 @@
-"""What an evaluation computes: real references, one row per sampler, and the honest ratios."""
+"""What an evaluation computes: real references, one row per sampler, and the speed-ups."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Bench:
             setting.sampler, setting.steps, model.sigma_data, setting.guidance, model.condition
         )
         parts, seconds = [], []
-        for part in distributed.turns(sampling.batches(self.n, self.batch_size)):
+        for part in distributed.round_robin(sampling.batches(self.n, self.batch_size)):
             places = torch.arange(part.start, part.stop)
             there = {k: v[places % len(v)].to(self.device) for k, v in condition.items()}
             noise = sampling.seeded_noise(
@@ -175,7 +175,7 @@ class Bench:
             parts.append(self._measure(media, there, {}))
             advance(len(places))
         cost = _cost(model, nfe, torch.stack(seconds), last) if seconds else None
-        return _join(distributed.in_turn(parts)), distributed.every(cost)[0]
+        return _join(distributed.interleaved(parts)), distributed.all_gather(cost)[0]
 
     def quality(self, reference: Tensor, samples: Samples) -> Row:
         """Distances to the training ``reference``, precision, recall and mean scores, by name.

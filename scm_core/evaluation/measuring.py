@@ -96,7 +96,7 @@ class Partial:
             found = json.loads(self.path.read_text())
             if found["about"] == json.loads(json.dumps(about)):
                 self.rows, self.media = dict(found["rows"]), found["media"]
-        self.rows, self.media = distributed.every((self.rows, self.media))[0]
+        self.rows, self.media = distributed.all_gather((self.rows, self.media))[0]
         self._write()  # so that a folder that cannot be written to is found before hours of work
 
     def compared_with(self, media: str) -> None:

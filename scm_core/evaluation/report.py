@@ -15,11 +15,11 @@ ABOUT = ("name", "model", "sampler", "steps", "guidance", "n", "nfe")
 VISIBLE = 0.01  # share of the time from which decoding has a column of its own
 
 
-def show(rows: list[Row], found: Row, extractor: str, bars: Mapping[str, float]) -> None:
-    """Print the rows as one table, and the ratios ``found`` beside their bars as another."""
+def show(rows: list[Row], found: Row, extractor: str, targets: Mapping[str, float]) -> None:
+    """Print the rows as one table, and the ratios ``found`` beside their targets as another."""
     wide = console.console if console.console.is_terminal else console.Console(width=WIDTH)
     wide.print(_rows_table(rows, extractor))
-    wide.print(_ratios_table(found, bars))
+    wide.print(_ratios_table(found, targets))
 
 
 def points(rows: list[Row], distance: str) -> list[Row]:
@@ -68,7 +68,7 @@ def _rows_table(rows: list[Row], extractor: str) -> Table:
     return table
 
 
-def _ratios_table(found: Row, bars: Mapping[str, float]) -> Table:
+def _ratios_table(found: Row, targets: Mapping[str, float]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="what two steps win")
     table.add_column("")
     for head in ("two steps", "bar"):
@@ -76,7 +76,7 @@ def _ratios_table(found: Row, bars: Mapping[str, float]) -> Table:
     for label, key in _labels(found).items():
         if found[key] is not None:
             side = "at most" if "distance" in key else "at least"
-            bar = f"{side} {bars[key]:g}" if key in bars else ""
+            bar = f"{side} {targets[key]:g}" if key in targets else ""
             table.add_row(label, f"{found[key]:.3g}", bar)
     if found["equal_teacher"] is None:
         table.add_row("no row of the teacher reaches their distance", "", "")

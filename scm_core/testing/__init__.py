@@ -2,7 +2,7 @@
 `check_objective(CLASS)` that of an objective.
 
 Every check is a function of a `Subject` that returns its measured figure, or raises `Fault` with
-that figure and a sentence of advice. All run on the CPU, on the configuration that training would
+that figure and a line of advice. All run on the CPU, on the configuration that training would
 take.
 """
 
@@ -71,13 +71,13 @@ class Conformance:
         return "\n".join(map(str, self.results))
 
 
-def check_modality(spec: ModalitySpec, *words: str) -> Conformance:
-    """All checks of a plugin, under `key=value` words as for training.
+def check_modality(spec: ModalitySpec, *overrides: str) -> Conformance:
+    """All checks of a plugin, under `key=value` overrides as for training.
 
-    Raises UserError for words that do not fit and for data that cannot be had, and whatever the
+    Raises UserError for overrides that do not fit and for data that cannot be had, and whatever the
     plugin raises while its parts are built. The global random state is what it was before.
     """
-    return Conformance(tuple(results(spec, *words)))
+    return Conformance(tuple(results(spec, *overrides)))
 
 
 def check_objective(objective: type[Objective], backbone: nn.Module | None = None) -> Conformance:
@@ -88,9 +88,9 @@ def check_objective(objective: type[Objective], backbone: nn.Module | None = Non
     return Conformance(tuple(of_objective.results(objective, backbone)))
 
 
-def results(spec: ModalitySpec, *words: str) -> Iterator[Result]:
+def results(spec: ModalitySpec, *overrides: str) -> Iterator[Result]:
     """The checks of `check_modality` one by one, as they are done."""
-    config = configuration.finish(spec, parse([f"modality={spec.name}", *words]))
+    config = configuration.finish(spec, parse([f"modality={spec.name}", *overrides]))
     refusals.check(config)
     with seeded(0):
         subject = prepare(spec, config)
@@ -113,7 +113,7 @@ def _run(check: Callable[[Subject], str], subject: Subject, failed: bool) -> Res
         return Result(name, False, REFUSED, "see tangent")
     except Exception as error:  # whatever it is, it belongs in the report
         figure = f"{type(error).__name__}: {error}".splitlines()[0]
-        advice = "mend what is named above first, then this" if failed else "mend it there"
+        advice = "fix what is named above first, then this" if failed else "fix it there"
         return Result(name, False, figure, f"raised in {_place(error, subject.spec)}: {advice}")
 
 

@@ -32,7 +32,7 @@ def results(objective: type[Objective], backbone: nn.Module | None) -> Iterator[
             yield Result(check.__name__.replace("_", " "), False, fault.figure, fault.advice)
         except Exception as error:  # whatever it is, it belongs in the report
             figure = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield Result(check.__name__.replace("_", " "), False, figure, "mend it there")
+            yield Result(check.__name__.replace("_", " "), False, figure, "fix it there")
 
 
 def options(objective: type[Objective], _: nn.Module | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.apps.page.live import Live
 from scm_core.base import console
-from scm_core.base.arguments import Words, place
+from scm_core.base.arguments import Overrides, place
 from scm_core.base.errors import UserError
 from scm_core.contract import spec as modalities
 
@@ -45,11 +45,11 @@ def main(arguments: list[str]) -> None:
 
 
 def open_tabs(
-    names: list[str], checkpoint: str | None = None, decoder: Words | None = None
+    names: list[str], checkpoint: str | None = None, decoder: Overrides | None = None
 ) -> dict[str, Live | str]:
-    """A warm student for each modality, or the sentence that says why there is none.
+    """A warm student for each modality, or the one-line message that says why there is none.
 
-    A `checkpoint` is the only tab. Words of the section `decoder` replace those of the training.
+    A `checkpoint` is the only tab. Overrides of the section `decoder` replace the training's.
     UserError where there is no student at all.
     """
     if checkpoint:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from scm_core.apps.writing import provenance_of
-from scm_core.base.arguments import Words
+from scm_core.base.arguments import Overrides
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition, Schema, parse_condition, shown
 from scm_core.data import media, provenance
@@ -67,10 +67,10 @@ class Drawn:
 class Live:
     """A student and the teacher beside it, if any; one request is computed at a time."""
 
-    def __init__(self, student: Checkpoint, decoder: Words | None = None) -> None:
+    def __init__(self, student: Checkpoint, decoder: Overrides | None = None) -> None:
         """Warm both up, which the first draw would wait for; UserError for a teacher alone.
 
-        Words of the section `decoder` replace the teacher's, as they did the student's.
+        Overrides of the section `decoder` replace the teacher's, as they did the student's.
         """
         if student.stage != "student":
             raise UserError(f"{student.path} holds a {student.stage}; the page wants a student")
@@ -87,7 +87,7 @@ class Live:
     ) -> Drawn:
         """`n` of the student's samples; UserError for a condition that it does not know.
 
-        `asked` are the condition's own words. Classes that it leaves out go in turn, and `seed`
+        `asked` are the condition's overrides. Classes that it leaves out go in turn, and `seed`
         says from where on.
         """
         settings = SampleConfig(steps=steps, n=n, seed=seed, batch_size=n)

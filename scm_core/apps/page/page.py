@@ -77,7 +77,7 @@ def serve(tabs: dict[str, Live | str], host: str, port: int, allowed_hosts: Any 
 
 
 def build(tabs: dict[str, Live | str]) -> gr.Blocks:
-    """One tab for each modality, or the sentence that says why it cannot be shown."""
+    """One tab for each modality, or the one-line message that says why it cannot be shown."""
     about = ABOUT.format(device="GPU" if torch.cuda.is_available() else "CPU")
     with gr.Blocks(title="scm-core, live", analytics_enabled=False, fill_width=False) as blocks:
         gr.HTML(f"<h1>Two-step generators, live</h1><p>{about}</p>", elem_classes="about")
@@ -109,7 +109,7 @@ def _component(key: str, control: Control) -> Component:
 
 
 def asked(schema: Schema, values: tuple[Any, ...]) -> dict[str, str]:
-    """The condition in words, from the controls' values; what goes in turn is left out."""
+    """The condition's overrides, from the controls' values; what goes in turn is left out."""
     given = {}
     for (key, field), value in zip(schema.items(), values, strict=True):
         control = field.control()
@@ -211,7 +211,7 @@ def raced(teacher: Drawn, student: Drawn) -> str:
 
 
 def notice(sentence: str) -> str:
-    """A sentence in place of a result."""
+    """A message in place of a result."""
     return f"<p class='notice'>{escape(sentence)}</p>"
 
 

@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> None:
     console.console.print(f"{folder} is written; now:")
     console.console.print(f"  pip install -e {folder}")
     for command in ("check", "train", "sample"):
-        words = " max_steps=20" if command == "train" else ""
-        console.console.print(f"  python -m scm_core.{command} modality={folder}{words}")
+        overrides = " max_steps=20" if command == "train" else ""
+        console.console.print(f"  python -m scm_core.{command} modality={folder}{overrides}")
 
 
 def write(name: str, parent: Path) -> Path:

@@ -39,7 +39,7 @@ REFUSALS = {
     403: "a page of another site asks",
     413: TOO_LARGE,
     421: "the host that is asked is none that is served",
-    422: "the request is not as described; one sentence says where",
+    422: "the request is not as described; a one-line message says where",
     429: "as many requests wait as may",
 }
 
@@ -130,7 +130,7 @@ async def invalid(_: Request, error: RequestValidationError) -> Response:
 
 
 def complete(app: FastAPI, served: dict[str, Served]) -> None:
-    """Give LitServe's application the metrics, errors of one sentence, and a full description."""
+    """Give LitServe's application the metrics, one-line errors, and a full description."""
     app.title, app.version = "scm-core", scm_core.__version__
     app.add_exception_handler(RequestValidationError, invalid)
 

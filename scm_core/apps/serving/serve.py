@@ -33,7 +33,7 @@ class ServeConfig:
 
 
 def main(arguments: list[str]) -> None:
-    """Open what the words name, and serve it until Ctrl-C or SIGTERM."""
+    """Open what the overrides name, and serve it until Ctrl-C or SIGTERM."""
     settings, decoder = settings_of(ServeConfig, arguments)
     check(settings)
     try:

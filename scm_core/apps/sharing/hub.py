@@ -58,7 +58,7 @@ def save(student: Path, folder: Path, bits: int, described: str) -> list[str]:
     """Write a student, its teacher and decoder, its card, and, of the same weights alone, its
     figures; the names of these files.
 
-    UserError when the disk refuses, for weights that are no numbers, and for a folder with files of
+    UserError when the disk refuses, for weights that are NaN or Inf, and for a folder with files of
     another model.
     """
     found = {name: _beside(student, name) for name in (*WEIGHTS, *(FIGURES if bits == 16 else ()))}

@@ -93,7 +93,7 @@ def holds(shard: Path, root: Path, files: Sequence[Path]) -> bool:
 
 
 def write(shard: Path, root: Path, files: Sequence[Path]) -> None:
-    """Write one shard, whole or not at all. UserError when the disk refuses, or a file is gone."""
+    """Write one shard, atomically. UserError when the disk refuses, or a file is gone."""
     with replacing(shard) as part, tarfile.open(part, "w", dereference=True) as tar:
         for path in files:
             with _opened(path) as file:

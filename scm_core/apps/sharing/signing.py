@@ -143,7 +143,7 @@ def _read(path: str) -> bytes:
 
 @contextlib.contextmanager
 def _refusals(what: str, advice: str = "") -> Iterator[None]:
-    """What C2PA refuses in one sentence, without its names of the kind and of the place."""
+    """What C2PA refuses in one line, without its names of the kind and of the place."""
     try:
         yield
     except library().C2paError as error:

@@ -130,7 +130,7 @@ def again(body: bytes, receive: Receive) -> Receive:
 
 
 def refusal(status: int, sentence: str) -> JSONResponse:
-    """An error that is the client's, in one sentence."""
+    """An error that is the client's, in one line."""
     printable = sentence.encode("utf-8", "backslashreplace").decode()
     return JSONResponse({"detail": printable}, status)
 

@@ -34,9 +34,9 @@ TANGENTS = {"dual": dual.jvp, "difference": dual.difference}
 class Stage(lightning.LightningModule):
     """A backbone in training, and what `scm_core.method.objectives.Student` says of it.
 
-    The teacher's `network` is frozen and stays out of checkpoints. `watched` is the metric that
+    The teacher's `network` is frozen and stays out of checkpoints. `monitored` is the metric that
     tells how training goes, the one that the phase's first objective monitors (its name in
-    `watched_name`), averaged over recent steps for each of `BINS` equal bins of t in [0, pi/2];
+    `monitored_name`), averaged over recent steps for each of `BINS` equal bins of t in [0, pi/2];
     `last` are the newest per-sample losses, times and values of it. `metrics` are the means of all
     others.
     """
@@ -116,7 +116,7 @@ class Stage(lightning.LightningModule):
                 if f"{name}.{key}" in self.trained:
                     parameter.requires_grad_(name.replace("/", ".") in weights)
         first = self.named[next(iter(weights))]
-        self.watched_name, self.watched = first.monitors, torch.full((BINS,), math.nan)
+        self.monitored_name, self.monitored = first.monitors, torch.full((BINS,), math.nan)
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -128,29 +128,33 @@ class Stage(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The weighted sum of the phase's objectives."""
-        total, watched, self.metrics = 0.0, None, {}
+        total, monitored, self.metrics = 0.0, None, {}
         for name, weight in self.phases[self.phase].weights.items():
             objective = self.named[name]
             loss, metrics = objective.loss(self, batch)
             total = total + weight * loss.mean()
             t = metrics.pop("t", torch.zeros_like(loss.detach()))
-            if watched is None:
-                watched = t, metrics.pop(objective.monitors), weight * (loss - loss.mean()).detach()
+            if monitored is None:
+                monitored = (
+                    t,
+                    metrics.pop(objective.monitors),
+                    weight * (loss - loss.mean()).detach(),
+                )
             self.metrics |= {f"{name}/{key}": m.detach().mean() for key, m in metrics.items()}
-        t, value, spread = watched
-        self.watch(total.detach() + spread, t, value)
+        t, value, spread = monitored
+        self.monitor(total.detach() + spread, t, value)
         return total
 
-    def watch(self, loss: Tensor, t: Tensor, value: Tensor) -> None:
-        """Note a step's per-sample losses (B,) and its watched metric (B,)."""
+    def monitor(self, loss: Tensor, t: Tensor, value: Tensor) -> None:
+        """Note a step's per-sample losses (B,) and its monitored metric (B,)."""
         self.last = (loss, t, value.detach())
         bins = (t * (BINS * 2 / math.pi)).long().clamp(0, BINS - 1)
         total = torch.zeros(BINS, device=t.device)
         count = total.clone().index_add_(0, bins, torch.ones_like(t))
         mean = total.index_add_(0, bins, value.detach().float()) / count
-        self.watched = self.watched.to(t.device)
-        old = torch.where(self.watched.isnan(), mean, self.watched)
-        self.watched = torch.where(mean.isnan(), self.watched, torch.lerp(old, mean, 0.05))
+        self.monitored = self.monitored.to(t.device)
+        old = torch.where(self.monitored.isnan(), mean, self.monitored)
+        self.monitored = torch.where(mean.isnan(), self.monitored, torch.lerp(old, mean, 0.05))
 
     # The optimiser.
 

@@ -25,7 +25,7 @@ ATTENTION = {"full": ("all",), "factorised": ("rest", "first")}  # over what, bl
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each behind an adaptive double norm, on a residual stream.
+    """Attention and an MLP, each behind an adaptive double norm, on a residual stream.
 
     Tokens attend `over` all tokens, or those along the first axis of their grid (time), or the
     rest of them (one frame). A block that `crosses` attends to a context in between.

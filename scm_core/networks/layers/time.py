@@ -14,7 +14,7 @@ from scm_core.method.weighting import positional_embedding
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) to (B, channels), through a two-layer perceptron."""
+    """t (B,) to (B, channels), through a two-layer MLP."""
 
     def __init__(self, channels: int, width: int = 128) -> None:
         super().__init__()
