@@ -24,7 +24,7 @@ def seeded() -> None:
 @pytest.fixture(scope="session")
 def fashion_root() -> str:
     """400 training and 200 test images of Fashion-MNIST, for data.root."""
-    return str(Path(__file__).parent / "data" / "fashion-mnist")
+    return str(Path(__file__).parent / "assets" / "fashion-mnist")
 
 
 @pytest.fixture

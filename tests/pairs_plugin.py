@@ -12,7 +12,7 @@ from scm_core.data import media
 from scm_core.data.batches import InMemory, channelwise, per_channel
 from scm_core.networks import backbones
 
-HERE = Path(__file__).parent / "data"
+HERE = Path(__file__).parent / "assets"
 CALLS = []  # the splits that were read, in order
 STATISTICS = []  # what backbones were built with
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.mel import MelSettings
 
-NOTES = Path(__file__).parent / "data" / "audio"  # five notes each of two instruments
+NOTES = Path(__file__).parent / "assets" / "audio"  # five notes each of two instruments
 RATE = 22050
 
 

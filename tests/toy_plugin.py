@@ -14,7 +14,7 @@ from scm_core.data.batches import loader
 from scm_core.engine import config, storage
 from scm_core.networks import backbones
 
-HERE = Path(__file__).parent / "data"
+HERE = Path(__file__).parent / "assets"
 
 
 @dataclass

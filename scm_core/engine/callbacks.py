@@ -87,7 +87,7 @@ class Seeding(OnOptimizerStep):
         loader = trainer.train_dataloader
         if isinstance(loader.sampler, Shuffled) and loader.num_workers:
             # Its workers had begun before this, elsewhere, and nothing public starts them anew
-            # (tests/test_lightning.py).
+            # (tests/engine/test_lightning.py).
             iter(trainer.fit_loop._data_fetcher)
         self._seed(trainer)
 

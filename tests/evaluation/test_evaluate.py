@@ -110,8 +110,8 @@ class ToyFeatures:
 SPEC = ModalitySpec(
     name="toy",
     config=ToyConfig,
-    config_file=Path(__file__).parent / "data" / "toy.yaml",
-    presets=Path(__file__).parent,
+    config_file=Path(__file__).parents[1] / "assets" / "toy.yaml",
+    presets=Path(__file__).parents[1],
     build_data=lambda config: ToyDataModule(config.data),
     build_backbone=lambda config, shape, *_: ToyBackbone(shape[-1]),
     build_codec=lambda config, statistics: ToyCodec(),

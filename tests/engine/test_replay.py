@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from scm_core.engine import checkpoint, replay
 from scm_core.engine.replay import KEPT, Replayed, cast_once
 
-STUDENT = Path(__file__).parents[1] / "checkpoints" / "image" / "student.safetensors"
+STUDENT = Path(__file__).parents[2] / "checkpoints" / "image" / "student.safetensors"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 

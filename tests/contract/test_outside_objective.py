@@ -17,7 +17,7 @@ from scm_core.engine import run
 from scm_core.method.objectives import Objective
 from scm_core.testing import check_objective
 
-DOCS = Path(__file__).parents[1] / "docs" / "objectives.md"
+DOCS = Path(__file__).parents[2] / "docs" / "objectives.md"
 TOY = ["modality=toy_plugin:SPEC", "preset=cpu", "trainer.accelerator=cpu", "trainer.log_every=1"]
 
 

@@ -12,7 +12,7 @@ from modalities.image import SPEC
 from scm_core import UserError
 from scm_core.contract import spec
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def printed(code):

@@ -20,7 +20,7 @@ from scm_core.data import cache
 from scm_core.engine import checkpoint, config
 from scm_core.evaluation import classifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_payloads_would_run(tmp_path):
@@ -214,7 +214,7 @@ def test_a_checkpoint_does_not_choose_what_is_imported(refused, tmp_path, mark, 
     hidden = {**stated("config"), "modality": "evil:SPEC"}
     described(tmp_path / "teacher.safetensors", modality="evil:SPEC", stage="teacher")
     described(tmp_path / "student.safetensors", config=hidden)
-    words = ["preset=smoke", f"data.root={ROOT}/tests/data/fashion-mnist"]
+    words = ["preset=smoke", f"data.root={ROOT}/tests/assets/fashion-mnist"]
     said = refused("evaluate", f"checkpoint={tmp_path}/student.safetensors", *words)
     assert "holds a model of evil:SPEC, not of image" in said
 

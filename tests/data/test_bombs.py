@@ -17,7 +17,7 @@ from scm_core.contract.config import Limits
 from scm_core.data import shards
 from scm_core.engine import config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ WORDS += ["trainer.accelerator=cpu", "trainer.accumulate=3", "teacher.lr_warmup=
 
 def start(out, *words, **options):
     """The training as a process of its own; 16 batches make an epoch of 6 steps."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "scm_core.train", *WORDS, *words, f"out={out}"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **streams, **options)

@@ -23,7 +23,7 @@ WRITE = {
     ".flac": lambda path: write_sound(SOUND, path, 22050),
     ".mp4": lambda path: write_video(CLIP, path, 8),
 }
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("suffix", WRITE)

@@ -26,7 +26,11 @@ def start(command, *words, processes):
     """The command in one process, or by torchrun in several."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     launcher = [] if processes == 1 else launcher
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", f"scm_core.{command}", *map(str, words)],
         env=environment,

@@ -13,7 +13,7 @@ from scm_core.apps.sharing import hub
 from scm_core.base.errors import UserError
 from scm_core.engine import storage
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "image"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "image"
 
 
 def command(name, *words):

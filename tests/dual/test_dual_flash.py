@@ -25,7 +25,7 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a 
 @pytest.mark.parametrize(("dtype", "bar"), BARS)
 def test_the_kernel_is_exact_with_every_option(dtype, bar):
     pytest.importorskip("triton")
-    command = [sys.executable, Path(__file__).with_name("flash_interpreted.py"), dtype]
+    command = [sys.executable, Path(__file__).parents[1] / "flash_interpreted.py", dtype]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import grimp
 import pytest
 from importlinter.cli import lint_imports
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parents[2]
 
 
 def test_imports_point_down(capsys):

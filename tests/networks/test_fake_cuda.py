@@ -21,7 +21,7 @@ from scm_core.networks import backbones
 from scm_core.networks.backbones import NETWORKS, BackboneConfig
 
 aten = torch.ops.aten
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BF16, FP16 = torch.bfloat16, torch.float16
 EVERY_TIME = [BF16, pytest.param(FP16, marks=pytest.mark.slow)]  # of the two dtypes, in networks
 kernel = rules.kernel

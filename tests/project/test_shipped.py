@@ -12,7 +12,7 @@ from scm_core.contract import spec
 from scm_core.data import media
 from scm_core.engine import sampling
 
-SHIPPED = sorted((Path(__file__).parents[1] / "checkpoints").iterdir())
+SHIPPED = sorted((Path(__file__).parents[2] / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)

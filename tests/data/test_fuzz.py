@@ -29,7 +29,7 @@ from scm_core.apps import sample
 from scm_core.base.errors import UserError
 from scm_core.engine import checkpoint, config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MEMORY = 1500  # MiB that the process may grow by over all files
 
 SOUNDS = {
@@ -58,7 +58,7 @@ class Reader:
 
     def start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, Path(__file__).with_name("fuzz_reader.py")]
+        command = [sys.executable, Path(__file__).parents[1] / "fuzz_reader.py"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
         assert self.process.stdout.readline() == "ready\n"
