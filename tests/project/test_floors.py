@@ -1,5 +1,6 @@
 """The floors of the core, as pyproject.toml names them: imports point down."""
 
+import logging.config
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from importlinter.cli import lint_imports
 HERE = Path(__file__).parents[2]
 
 
-def test_imports_point_down(capsys):
+def test_imports_point_down(capsys, monkeypatch):
+    # The linter sets logging up anew, which would silence every logger of the tests after this.
+    monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)
     assert lint_imports(str(HERE / "pyproject.toml"), no_cache=True) == 0, capsys.readouterr().out
 
 
