@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scm_core.dual import jvp
+
 aten = torch.ops.aten
 
 STRICT = {aten.lerp, aten.lerp_}  # tagged pointwise, yet they want one dtype
@@ -116,3 +118,15 @@ def fake_cuda(autocast: torch.dtype, guarded: bool = True) -> Iterator[None]:
             stack.enter_context(RefusesMixedDtypes())
         stack.enter_context(torch.autocast("cuda", autocast))
         yield
+
+
+def draw(*shape, dtype=torch.float32):
+    return torch.rand(shape, device="cuda").to(dtype)
+
+
+def assert_like_plain(function, *primals, **given):
+    plain = function(*primals, **given)
+    out, tangent = jvp(function, primals, tuple(map(torch.ones_like, primals)), **given)
+    for value in (out, tangent):
+        assert (value.dtype, value.shape, value.device) == (plain.dtype, plain.shape, plain.device)
+    assert out.requires_grad == plain.requires_grad and not tangent.requires_grad

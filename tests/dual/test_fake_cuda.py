@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import test_dual_rules as rules
 import torch
-from fake_cuda import MixedDtypes, fake_cuda
+from fake_cuda import MixedDtypes, assert_like_plain, draw, fake_cuda
 from torch import nn
 from torch.nn import functional as F
 
@@ -50,18 +50,6 @@ def moved():
 def constants(moved, monkeypatch):
     for name, value in moved.items():
         monkeypatch.setattr(rules, name, value)
-
-
-def draw(*shape, dtype=torch.float32):
-    return torch.rand(shape, device="cuda").to(dtype)
-
-
-def assert_like_plain(function, *primals, **given):
-    plain = function(*primals, **given)
-    out, tangent = jvp(function, primals, tuple(map(torch.ones_like, primals)), **given)
-    for value in (out, tangent):
-        assert (value.dtype, value.shape, value.device) == (plain.dtype, plain.shape, plain.device)
-    assert out.requires_grad == plain.requires_grad and not tangent.requires_grad
 
 
 def meeting(x, y):

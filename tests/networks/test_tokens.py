@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from fake_cuda import fake_cuda
-from test_fake_cuda import assert_like_plain, draw
+from fake_cuda import assert_like_plain, draw, fake_cuda
 
 from scm_core import UserError, dual
 from scm_core.contract.fields import Label, Tokens, drop_condition, schema_from_dict, schema_to_dict
