@@ -124,7 +124,10 @@ def _built(
     of_data = {key: places.pop(key) for key in list(places) if key.startswith("data.")}
     foreign.refuse(path, places, overrides)
     shape = tuple(described["shape"])
-    condition = schema_from_dict(described["condition"], spec.fields)
+    try:
+        condition = schema_from_dict(described["condition"], spec.fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     weights, of_autoencoder = split(weights)
     about = shape, condition, described["statistics"]
     backbone = _network(lambda: spec.backbone(config, *about), weights, path)

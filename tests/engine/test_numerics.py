@@ -66,7 +66,8 @@ class Stubborn(nn.Module):
 
 
 def train(*words, ok=True):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
     command = [sys.executable, "-m", "scm_core.train", "trainer.accelerator=cpu", *words]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == (0 if ok else 2), run.stderr

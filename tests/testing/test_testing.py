@@ -265,9 +265,9 @@ def test_an_exception_is_placed_and_points_above_only_where_something_failed(mon
     monkeypatch.setattr(sound.config, "__module__", __name__)
     (advice,) = (one.advice for one in check_modality(sound).results if not one.ok)
     line = raising.__code__.co_firstlineno + 1
-    assert advice == f"raised in test_testing.py, line {line}: mend it there"
+    assert advice == f"raised in test_testing.py, line {line}: fix it there"
     faulty = replace(sound, build_data=with_data(dataset=OfStdOne).build_data)
-    assert "mend what is named above first" in check_modality(faulty).results[1].advice
+    assert "fix what is named above first" in check_modality(faulty).results[1].advice
 
 
 def test_an_op_without_a_rule_is_named_with_its_share():

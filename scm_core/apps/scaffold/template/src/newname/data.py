@@ -24,7 +24,7 @@ def read(split):
     label = torch.arange(2048 if split == "train" else 256) % CLASSES
     centre = (label + torch.rand(len(label), generator=generator)) * LENGTH / CLASSES
     bumps = torch.exp(-((torch.arange(LENGTH) - centre[:, None]) / 3).square())
-    return bumps + 0.02 * torch.randn(bumps.shape, generator=generator), {"label": label}
+    return torch.normal(bumps, 0.02, generator=generator), {"label": label}
 
 
 def build(config):
