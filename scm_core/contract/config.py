@@ -90,9 +90,8 @@ class StudentConfig:
 class TrainerConfig:
     """What Lightning's Trainer is told. `precision` auto is bf16-mixed where the device is fast at
     it (CUDA, CPUs with AMX or AVX512-BF16) and 32-true elsewhere; `strategy` fsdp is FSDP2;
-    `recompute` forgets activations and computes them again, and `average_on_cpu` keeps the averaged
-    weights there, both to save the device's memory; `checkpoint_every`, `preview_every` and
-    `log_every` count steps."""
+    `recompute` is activation checkpointing, and `average_on_cpu` keeps the EMA weights there, both
+    to save the device's memory; `checkpoint_every`, `preview_every` and `log_every` count steps."""
 
     accelerator: str = "auto"
     devices: str = "auto"

@@ -30,7 +30,7 @@ LOOKED_UP = ("modality", "preset")  # before the rest of a configuration is read
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: `backbone` in eval mode with averaged weights, and all about it."""
+    """A loaded checkpoint: `backbone` in eval mode with EMA weights, and all about it."""
 
     path: Path
     stage: str

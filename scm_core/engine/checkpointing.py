@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: whole, proven, and of no state that has diverged."""
+"""The checkpoint that a run resumes from: complete, proven, and of no state that has diverged."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ class DivergenceGuard(Callback):
         )
 
     def _kept(self) -> str:
-        """What there is to go on from, once a newest checkpoint that has diverged is undone."""
+        """What there is to resume from, once a newest checkpoint that has diverged is undone."""
         if not self.checkpoint.exists():
             return "no checkpoint had been written"
         if self.unproven:

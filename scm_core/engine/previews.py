@@ -24,7 +24,7 @@ SAMPLES = 40  # of a preview; of an autoencoder's half are given, half come back
 
 
 class Previews(Callback):
-    """Samples of the averaged weights, always from the same noise, as PNG and in TensorBoard."""
+    """Samples of the EMA weights, always from the same noise, as PNG and in TensorBoard."""
 
     def __init__(
         self, every: int, folder: Path, draw: Callable[[nn.Module], Any], codec: Codec
@@ -56,7 +56,7 @@ class Previews(Callback):
 
 @contextlib.contextmanager
 def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
-    """The backbone with its averaged weights and in eval mode, within a `with` block."""
+    """The backbone with its EMA weights and in eval mode, within a `with` block."""
     live = {key: sharding.local(v).detach().clone() for key, v in backbone.state_dict().items()}
     sharding.overwrite(backbone, ema.average)
     backbone.eval()

@@ -82,7 +82,7 @@ class Run:
         self._write("config.yaml", OmegaConf.to_yaml(settings, resolve=True))
 
     def train(self, name: str) -> None:
-        """Train one stage, or resume it, and export its averaged weights; skip it when done."""
+        """Train one stage, or resume it, and export its EMA weights; skip it when done."""
         settings = self.settings[name]
         steps = self.settings.max_steps or settings.max_steps
         if steps is None:

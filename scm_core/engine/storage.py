@@ -44,7 +44,7 @@ def export(
     statistics: dict[str, Any],
     autoencoder: nn.Module | None = None,
 ) -> None:
-    """Write averaged weights with all that sampling needs, atomically.
+    """Write EMA weights with all that sampling needs, atomically.
 
     The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
     UserError on a full disk, and for weights that are NaN or Inf.

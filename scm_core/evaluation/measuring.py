@@ -80,7 +80,7 @@ class Seen:
 
 
 class Partial:
-    """The rows finished so far, in a file that a repeated command goes on from."""
+    """The rows finished so far, in a file that a repeated command resumes from."""
 
     NAME = "metrics.partial.json"
 

@@ -71,7 +71,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """F(x_t / sigma_data, t, condition) for samples (B, C, *grid).
 
-    `patch` cells a side become one token. Positions are fixed sines and cosines, so a grid of
+    `patch` is the patch size. Positions are fixed sines and cosines, so a grid of
     another size than the training grid works at sampling time. With factorised `attention` blocks
     attend in turn within a frame (all but the grid's first axis) and over time (that axis), which
     costs less for clips. Raises ValueError for what does not fit.

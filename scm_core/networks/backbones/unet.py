@@ -101,9 +101,8 @@ class UNet(nn.Module):
 
     `channels` gives the width of each level; each level halves the grid. The middle always
     attends to the whole coarsest grid, and so do the `attention` lowest levels; there too a
-    condition's sequences are attended to. `patch` folds that
-    many cells a side into channels first. Raises ValueError on a grid that does not halve that
-    often.
+    condition's sequences are attended to. Patches of the size `patch` are folded into channels
+    first. Raises ValueError on a grid that does not halve that often.
     """
 
     def __init__(
