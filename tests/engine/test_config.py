@@ -1,11 +1,13 @@
 """Configuration: the order of layers and the sentence for every mistake."""
 
 import pytest
+from environment import ROOT
 from omegaconf import OmegaConf
 
 from modalities.audio.data import AudioDataModule
 from modalities.image.data import ImageDataModule
 from scm_core import UserError
+from scm_core.contract import objectives
 from scm_core.engine import config
 
 
@@ -146,3 +148,13 @@ def test_what_can_be_refused_is_refused_before_data_are_read(
         monkeypatch.setattr(module, "setup", lambda *_: pytest.fail("the data were read"))
     said = refused("train", "modality=image", "preset=smoke", f"out={tmp_path}", *words)
     assert sentence in said
+
+
+PRESETS = sorted((ROOT / "configs").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_preset_heeds_the_student_s_learning_rate(path):
+    """A phase that states a rate of its own does not, so the last one states none."""
+    words = [f"modality={path.parent.name}", f"preset={path.stem}", "student.lr=2e-5"]
+    assert objectives.phases(config.load(words)[1].student)[-1].lr == 2e-5
