@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     where = (word(overrides, key) for key in ("checkpoint", "modality"))
     model = open_checkpoint(*where, decoder)
     known = OmegaConf.structured(SampleConfig)
-    asked = condition_words(overrides, model.condition, known)
+    asked = condition_overrides(overrides, model.condition, known)
     try:
         settings = config.merge(known, ("command line", overrides))
     except UserError as error:
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
         )
 
 
-def condition_words(overrides: Overrides, schema: Schema, known: Iterable[str]) -> Overrides:
+def condition_overrides(overrides: Overrides, schema: Schema, known: Iterable[str]) -> Overrides:
     """What is asked of each field, `condition.NAME` or NAME, taken out of the command's overrides.
 
     A bare NAME that is one of the command's `known` keys is that key. UserError for a name that

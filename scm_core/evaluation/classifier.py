@@ -1,4 +1,4 @@
-"""Small classifiers that judge what is generated: trained once on real data, then kept."""
+"""Small classifiers that score what is generated: trained once on real data, then cached."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def train(
     device = best_device()
     network.to(device).train()
     fast = resolve_precision("auto", device.type) == "bf16-mixed"
-    for _ in track(range(steps), "training the judge", transient=True):
+    for _ in track(range(steps), "training the classifier", transient=True):
         x, classes = next(batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             logits = network(x.to(device))

@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from scm_core.apps.sample import SampleConfig, condition_words
+from scm_core.apps.sample import SampleConfig, condition_overrides
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label
 
@@ -15,7 +15,7 @@ SCHEMA = {"label": Label(3), "n": Label(5)}
 def asked(**words):
     """What is asked of each field, and the words that are left for the command."""
     words = {key.replace("__", "."): text for key, text in words.items()}
-    return condition_words(words, SCHEMA, OmegaConf.structured(SampleConfig)), words
+    return condition_overrides(words, SCHEMA, OmegaConf.structured(SampleConfig)), words
 
 
 def test_the_bare_name_is_short_for_the_section():
