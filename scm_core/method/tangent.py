@@ -34,12 +34,16 @@ def tangent(
     return -(c**2) * (sigma_data * F - dxdt) - warmup * (c * s * x_t + sigma_data * dF)
 
 
-def _l2(g: Tensor) -> Tensor:
-    return g.flatten(1).norm(dim=1)
+def _l2(g: Tensor, c: float) -> Tensor:
+    return g / expand_time(g.flatten(1).norm(dim=1) + c, g)
 
 
-def _rms(g: Tensor) -> Tensor:
-    return g.flatten(1).square().mean(dim=1).sqrt()
+def _rms(g: Tensor, c: float) -> Tensor:
+    return g / expand_time(g.flatten(1).square().mean(dim=1).sqrt() + c, g)
+
+
+def _clamp(g: Tensor, c: float) -> Tensor:
+    return g.clamp(-c, c)
 
 
 def within(g: Tensor, x0: Tensor, bounds: Bounds | None) -> Tensor:
@@ -53,18 +57,19 @@ def within(g: Tensor, x0: Tensor, bounds: Bounds | None) -> Tensor:
     return g.masked_fill((x0 < low) | (x0 > high), 0.0)
 
 
-NORMS: dict[str, Callable[[Tensor], Tensor]] = {"l2": _l2, "rms": _rms}
+NORMS: dict[str, Callable[[Tensor, float], Tensor]] = {"l2": _l2, "rms": _rms, "clamp": _clamp}
 
 
 def normalise(g: Tensor, c: float = 0.1, norm: str = "l2") -> Tensor:
     """`g / (|g| + c)` per sample; `norm` is "l2" (over all D elements) or "rms" (l2 / sqrt(D)).
 
-    The paper uses l2; rms keeps the meaning of `c` the same whatever the size of a sample.
-    Raises ValueError on another name.
+    The paper uses l2; rms keeps the meaning of `c` the same whatever the size of a sample. Either
+    leaves |g| below 1, so that there is no more to clip. "clamp" is the alternative: every element
+    within +-c, and g as it is below (FACM, arXiv 2507.03738). Raises ValueError on another name.
     """
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} is none of {', '.join(NORMS)}")
-    return g / expand_time(NORMS[norm](g) + c, g)
+    return NORMS[norm](g, c)
 
 
 def warmup_ratio(step: int, steps: int) -> float:

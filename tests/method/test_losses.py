@@ -102,6 +102,22 @@ def test_rms_means_the_same_for_every_size():
     torch.testing.assert_close(small.repeat(1, 50), large)
 
 
+def test_clamping_bounds_every_element_and_leaves_the_others():
+    g = torch.tensor([[-3.0, -0.5, 0.0, 0.7], [0.1, 0.2, 1.5, 1.0]])
+    expected = torch.tensor([[-1.0, -0.5, 0.0, 0.7], [0.1, 0.2, 1.0, 1.0]])
+    assert torch.equal(consistency.normalise(g, 1.0, "clamp"), expected)
+
+
+def test_what_is_masked_counts_as_zero_in_the_norm():
+    """Masked elements take no part in l2; the mean of rms is over all elements, of which they are,
+    so that rms stays l2 / sqrt(D) and both give one direction."""
+    g, x0 = torch.tensor([[3.0, 4.0, 100.0, -100.0]]), torch.tensor([[0.0, 0.0, 2.0, -2.0]])
+    masked = consistency.within(g, x0, (torch.tensor(-1.0), torch.tensor(1.0)))
+    for norm, size in (("l2", 5.0), ("rms", 2.5)):
+        expected = torch.tensor([[3.0, 4.0, 0.0, 0.0]]) / (size + 0.1)
+        torch.testing.assert_close(consistency.normalise(masked, 0.1, norm), expected)
+
+
 def test_an_unknown_norm_is_named():
     with pytest.raises(ValueError, match="l1"):
         consistency.normalise(sample(), norm="l1")

@@ -52,7 +52,8 @@ class Consistency(Objective):
     @dataclass
     class Options:
         """`tangent_warmup` is H, the steps from the phase's start over which the unstable half of
-        the tangent comes in; `norm` and `c` normalise it; `P_mean`, `P_std` shape the proposal."""
+        the tangent comes in; `norm` and `c` normalise it, or `clamp` it to +-c; `P_mean`, `P_std`
+        shape the proposal."""
 
         tangent_warmup: int = 10_000
         norm: str = "l2"
