@@ -70,8 +70,8 @@ class StudentConfig:
     from the teacher's weights); `guidance` is that of the teacher it follows. `phases` are what it
     learns from, one after another: weights of objectives by name, `steps`, and `lr` and `lr_warmup`
     where they differ from those here. `max_steps` ends the last phase elsewhere than its steps say.
-    `options` are the objectives' own, by their names; `tangent` is how dF/dt is found, exactly
-    (`dual`) or by a `difference`."""
+    `optimizer` is `adam` or `radam`. `options` are the objectives' own, by their names; `tangent`
+    is how dF/dt is found, exactly (`dual`) or by a `difference`."""
 
     method: str = "distill"
     phases: list[dict[str, Any]] = field(
@@ -80,6 +80,7 @@ class StudentConfig:
     max_steps: int | None = None
     lr: float = 3e-4
     lr_warmup: int = 100
+    optimizer: str = "adam"
     ema: float = 0.05
     guidance: float = 1.0
     tangent: str = "dual"

@@ -37,7 +37,6 @@ class Logging(OnOptimizerStep):
             return
         name = stage.monitored_name
         figures = {
-            "loss": trainer.strategy.reduce(stage.last[0].mean()).item(),
             name: stage.monitored.nanmean().item(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             **{key: trainer.strategy.reduce(value).item() for key, value in stage.metrics.items()},
@@ -145,7 +144,7 @@ class ProgressBar(OnOptimizerStep):
         task, step = self.progress.tasks[self.task], trainer.global_step
         figures = task.fields["figures"]
         if step % 10 == 0:
-            loss, monitored = stage.last[0].mean().item(), stage.monitored.nanmean().item()
+            loss, monitored = stage.metrics["loss"].item(), stage.monitored.nanmean().item()
             figures = f"loss {loss:.3f}  {stage.monitored_name} {monitored:.3f}"
         speed = task.speed or 0.0
         self.progress.update(self.task, completed=step, speed=speed, figures=figures)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from torch import nn
 
 from scm_core.contract.fields import Schema
@@ -16,27 +16,25 @@ from scm_core.contract.spec import SIGMA_DATA, Codec, DataModule
 from scm_core.data import media
 from scm_core.data.latents import run_autoencoder
 from scm_core.engine import sampling, sharding
-from scm_core.engine.callbacks import Averaging
+from scm_core.engine.callbacks import Averaging, OnOptimizerStep
 from scm_core.engine.stages.stage import Stage
 from scm_core.method.ema import PowerEMA
 
 SAMPLES = 40  # of a preview; of an autoencoder's half are given, half come back
 
 
-class Previews(Callback):
+class Previews(OnOptimizerStep):
     """Samples of the EMA weights, always from the same noise, as PNG and in TensorBoard."""
 
     def __init__(
         self, every: int, folder: Path, draw: Callable[[nn.Module], Any], codec: Codec
     ) -> None:
         self.every, self.folder, self.draw, self.codec = every, folder, draw, codec
-        self.drawn = -1
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         step = trainer.global_step
-        if step % self.every or step == self.drawn:
+        if not self.stepped(trainer) or step % self.every:
             return
-        self.drawn = step
         averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
         # Drawn as samples are, without compiling the network for a batch of another size; by all
         # processes, since each may hold a shard.

@@ -17,12 +17,16 @@ from scm_core.base import distributed
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import objectives
-from scm_core.engine.stages.stage import TANGENTS
+from scm_core.engine.stages.stage import OPTIMIZERS, TANGENTS
 from scm_core.method.ema import power_exponent
 from scm_core.networks import backbones
 
 STAGES = ("decoder", "teacher", "student")
-CHOICES = {"student.method": ("distill", "train"), "student.tangent": TANGENTS}
+CHOICES = {
+    "student.method": ("distill", "train"),
+    "student.tangent": TANGENTS,
+    "student.optimizer": OPTIMIZERS,
+}
 AT_LEAST_1 = (
     *("max_steps", *(f"{stage}.max_steps" for stage in STAGES), "data.batch_size"),
     *("trainer.accumulate", "trainer.checkpoint_every", "trainer.preview_every"),

@@ -51,4 +51,5 @@ def student(
         for name in {name: None for phase in phases for name in phase.weights}
     }
     jvp = TANGENTS[config.tangent]
-    return Stage(backbone, phases, found, schema, network, config.guidance, bounds, jvp)
+    given = network, config.guidance, bounds, jvp, config.optimizer
+    return Stage(backbone, phases, found, schema, *given)

@@ -28,6 +28,7 @@ from scm_core.method.proposal import LogNormalProposal
 from scm_core.method.trigflow import Bounds, TrigFlow
 
 BINS = 8
+OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
 TANGENTS = {"dual": dual.jvp, "difference": dual.difference}
 
 
@@ -37,8 +38,8 @@ class Stage(lightning.LightningModule):
     The teacher's `network` is frozen and stays out of checkpoints. `monitored` is the metric that
     tells how training goes, the one that the phase's first objective monitors (its name in
     `monitored_name`), averaged over recent steps for each of `BINS` equal bins of t in [0, pi/2];
-    `last` are the newest per-sample losses, times and values of it. `metrics` are the means of all
-    others.
+    `last` are the newest batch's per-sample losses, times and values of it. `metrics` are the means
+    of the loss and of all others over the batches of a step, which are `accumulate`.
     """
 
     sharded = False
@@ -55,6 +56,7 @@ class Stage(lightning.LightningModule):
         guidance: float = 1.0,
         bounds: Bounds | None = None,
         jvp: Callable[..., tuple[Tensor, Tensor]] = dual.jvp,
+        optimizer: str = "adam",
     ) -> None:
         super().__init__()
         self.backbone, self.phases, self.named = backbone, phases, dict(objectives)
@@ -63,6 +65,7 @@ class Stage(lightning.LightningModule):
         self.objectives = nn.ModuleDict({k.replace(".", "/"): o for k, o in self.named.items()})
         self.trained = {key for key, p in self.objectives.named_parameters() if p.requires_grad}
         self.schema, self.guidance, self.bounds, self.jvp = schema, guidance, bounds, jvp
+        self.optimizer, self.metrics = optimizer, {}
         # In a list it is no submodule: neither trained, nor saved, nor wrapped.
         self.frozen = [network.eval().requires_grad_(False)] if network else []
         self.evaluated_by = tuple(m for o in self.named.values() for m in o.methods)
@@ -126,24 +129,40 @@ class Stage(lightning.LightningModule):
 
     # The step.
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The weighted sum of the phase's objectives."""
-        total, monitored, self.metrics = 0.0, None, {}
+    @property
+    def accumulate(self) -> int:
+        """Batches per step of the optimiser."""
+        return self._trainer.accumulate_grad_batches if self._trainer else 1
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The weighted sum of the phase's objectives.
+
+        The optimiser divides by `accumulate`, and the last step of an epoch may have fewer batches:
+        then the sum is as much larger, so that gradients are means over all samples.
+        """
+        total, monitored, metrics = 0.0, None, {}
         for name, weight in self.phases[self.phase].weights.items():
             objective = self.named[name]
-            loss, metrics = objective.loss(self, batch)
+            loss, found = objective.loss(self, batch)
             total = total + weight * loss.mean()
-            t = metrics.pop("t", torch.zeros_like(loss.detach()))
+            t = found.pop("t", torch.zeros_like(loss.detach()))
             if monitored is None:
                 monitored = (
                     t,
-                    metrics.pop(objective.monitors),
+                    found.pop(objective.monitors),
                     weight * (loss - loss.mean()).detach(),
                 )
-            self.metrics |= {f"{name}/{key}": m.detach().mean() for key, m in metrics.items()}
+            metrics |= {f"{name}/{key}": m.detach().mean() for key, m in found.items()}
         t, value, spread = monitored
         self.monitor(total.detach() + spread, t, value)
-        return total
+        begun, place = divmod(index, self.accumulate)
+        metrics["loss"] = total.detach()
+        if place:
+            old = metrics | self.metrics
+            metrics = {k: torch.lerp(old[k], new, 1 / (place + 1)) for k, new in metrics.items()}
+        self.metrics = metrics
+        left = self.trainer.num_training_batches - begun * self.accumulate if self._trainer else 1
+        return total * (self.accumulate / min(self.accumulate, left))
 
     def monitor(self, loss: Tensor, t: Tensor, value: Tensor) -> None:
         """Note a step's per-sample losses (B,) and its monitored metric (B,)."""
@@ -154,7 +173,8 @@ class Stage(lightning.LightningModule):
         mean = total.index_add_(0, bins, value.detach().float()) / count
         self.monitored = self.monitored.to(t.device)
         old = torch.where(self.monitored.isnan(), mean, self.monitored)
-        self.monitored = torch.where(mean.isnan(), self.monitored, torch.lerp(old, mean, 0.05))
+        taken = torch.lerp(old, mean, 0.05 / self.accumulate)
+        self.monitored = torch.where(mean.isnan(), self.monitored, taken)
 
     # The optimiser.
 
@@ -172,11 +192,12 @@ class Stage(lightning.LightningModule):
         return (own or phase.lr) * cosine(begun, self.length(number, total), phase.lr_warmup)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, with learning rates that change at every step."""
+        """Adam or RAdam, with learning rates that change at every step."""
         groups, total = self.parameter_groups(), self.trainer.max_steps
         rates = [partial(self.lr_at, total=total, own=group["lr"]) for group in groups]
         groups = [{**group, "lr": 1.0} for group in groups]
-        optimizer = torch.optim.Adam(groups, betas=self.betas, fused=self.fused)
+        fused = {"fused": True} if self.fused else {}
+        optimizer = OPTIMIZERS[self.optimizer](groups, betas=self.betas, **fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {
             "optimizer": optimizer,
@@ -194,8 +215,8 @@ class Stage(lightning.LightningModule):
     @property
     def fused(self) -> bool | None:
         """Whether Adam is one kernel: on a GPU, but where gradients are clipped, which Lightning
-        then refuses."""
-        clipped = self.trainer.gradient_clip_val
+        then refuses. RAdam has none."""
+        clipped = self.trainer.gradient_clip_val or self.optimizer == "radam"
         return True if self.device.type == "cuda" and not clipped else None
 
     # The device.
