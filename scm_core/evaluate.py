@@ -6,7 +6,9 @@ Keys (key=value):
   preset=NAME        smoke, demo, cpu or gpu: how many samples and rows; default: by the device
   n=5000             samples of every row; batch_size=128 at a time, in every row
   seed=0             the same seed draws the same samples
-  features=MODULE:CLASS   another feature extractor than the plugin's, such as one of your own
+  features=MODULE:CLASS   another feature extractor than the plugin's, or [SEVERAL,OF,THEM], of
+                     which the first is the chooser and the others only report
+  compile=true       compile the networks: worth it for thousands of samples
   out=FOLDER         for metrics.json and quality_time.png; default: where the student lies
   data.root= ... decoder.vocoder= ... limits.seconds= ...   keys that differ from the training's
 An interrupted evaluation goes on, row by row, when the same command is given again.

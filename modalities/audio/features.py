@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torchaudio
 from torch import Tensor
 from torch.nn import functional
 
+from modalities.audio.mel import FLOOR, MelSettings, log_mel
 from modalities.audio.packages import packaged
 from scm_core.base.errors import UserError
 from scm_core.contract.spec import Features
@@ -63,6 +65,28 @@ class SpeechEmbedding(Features):
         flat = windows.reshape(-1, WINDOW, mels.shape[2], 1).numpy()
         vectors = torch.from_numpy(_run(self.embedding, flat)).view(*windows.shape[:2], -1)
         return vectors.mean(1) / SIZE
+
+
+class LogMelStatistics(Features):
+    """How loud each band is and how it moves: waveforms float32 (B, N) in [-1, 1] -> (B, 240).
+
+    Of each band of a log-mel spectrogram: mean and std over time, and the mean absolute change from
+    one frame to the next. Nothing is learnt. Logarithms are scaled so that silence is 0 and a mel
+    magnitude of 1 is 1.
+    """
+
+    name = "log_mel_statistics"
+
+    def __init__(self, settings: MelSettings) -> None:
+        """For media of the rate in ``settings``, whose 80 bands are looked at."""
+        self.settings = settings
+
+    @torch.inference_mode()
+    def __call__(self, media: Tensor) -> Tensor:
+        """Features float32 (B, 3 * mels)."""
+        mels = 1 - log_mel(media.float(), self.settings) / math.log(FLOOR)
+        change = mels.diff(dim=2).abs().mean(2)
+        return torch.cat([mels.mean(2), mels.std(2), change], 1)
 
 
 def _session(path: Path) -> Any:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from modalities.image.codec import ImageCodec
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import DataModule, Scorer
+from scm_core.contract.spec import DataModule, Features, Scorer
 from scm_core.evaluation import classifier
 
 VERSION = 2  # of the network and its training: another one scores otherwise
@@ -22,7 +22,8 @@ class ClassScorer(Scorer):
     """Scores images by the class that they should show: {"class_accuracy": 0. or 1., (B,)}.
 
     The classifier is trained on first use of a data set, seeded, on the data module's training
-    split as decoded images, and kept under ``cache``; media are uint8 (B, C, H, W).
+    split as decoded images, and kept under ``cache``; media are uint8 (B, C, H, W). What it sees in
+    them before it decides are features that this modality's extractors had no part in.
     """
 
     def __init__(self, data: DataModule, cache: Path = classifier.CACHE) -> None:
@@ -37,6 +38,7 @@ class ClassScorer(Scorer):
             identity=[VERSION, data.identity, data.statistics, data.shape, classes],
             folder=cache,
         )
+        self.features = (Penultimate(self.network),)
 
     @torch.inference_mode()
     def __call__(self, media: Tensor, condition: Condition) -> dict[str, Tensor]:
@@ -44,6 +46,22 @@ class ClassScorer(Scorer):
         self.network.to(media.device)
         seen = torch.cat([self.network(chunk).argmax(1) for chunk in media.split(256)])
         return {"class_accuracy": (seen == condition["label"].to(media.device)).float()}
+
+
+class Penultimate(Features):
+    """What the classifier sees before it decides: uint8 (B, C, H, W) -> (B, 128), float32."""
+
+    name = "class_scorer"
+
+    def __init__(self, network: Classifier) -> None:
+        """Of a trained classifier."""
+        self.network = network
+
+    @torch.inference_mode()
+    def __call__(self, media: Tensor) -> Tensor:
+        """Features float32 (B, 128)."""
+        self.network.to(media.device)
+        return torch.cat([self.network.penultimate(chunk) for chunk in media.split(256)])
 
 
 class Classifier(nn.Sequential):
@@ -69,8 +87,19 @@ class Classifier(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes)."""
-        x = images.float() / 127.5 - 1
-        if max(x.shape[-2:]) > SIZE:
-            x = functional.interpolate(x, (SIZE, SIZE), mode="area")
-        x = functional.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
+        return super().forward(_prepared(images))
+
+    def penultimate(self, images: Tensor) -> Tensor:
+        """What the last linear layer is given, (B, 128)."""
+        x = _prepared(images)
+        for layer in list(self)[:-2]:  # without dropout and that layer
+            x = layer(x)
+        return x
+
+
+def _prepared(images: Tensor) -> Tensor:
+    x = images.float() / 127.5 - 1
+    if max(x.shape[-2:]) > SIZE:
+        x = functional.interpolate(x, (SIZE, SIZE), mode="area")
+    x = functional.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+    return x.contiguous(memory_format=torch.channels_last)

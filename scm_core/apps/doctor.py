@@ -108,7 +108,7 @@ def plugin(name: str) -> Iterator[Finding]:
     yield Finding("loads", True, f"version {spec.api_version} of the contract")
     settings = config.defaults(spec)
     settings.modality = name
-    questions = {"evaluation": lambda: spec.features(settings).name}
+    questions = {"evaluation": lambda: ", ".join(f.name for f in spec.features(settings))}
     if spec.find_data:
         questions = {"data": lambda: spec.location(settings), **questions}
     for thing, ask in questions.items():

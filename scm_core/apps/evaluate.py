@@ -21,13 +21,15 @@ from scm_core.base.arguments import nearest, parse, place, section
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
-from scm_core.contract.spec import Features, ModalitySpec
+from scm_core.contract.spec import Features, ModalitySpec, Scorer
 from scm_core.data.latents import fingerprint
 from scm_core.engine import checkpoint, config, foreign
 from scm_core.engine.checkpoint import Checkpoint
+from scm_core.engine.run import compiled
 from scm_core.evaluation import evaluator, plots, report
 from scm_core.evaluation.evaluator import Bench, Plan, Row
 from scm_core.evaluation.measuring import Partial, measure
+from scm_core.evaluation.ratios import judged, ratios
 
 
 @dataclass
@@ -41,7 +43,8 @@ class EvaluateConfig:
     n: int | None = None
     batch_size: int = 128
     seed: int = 0
-    features: str | None = None
+    features: Any = None  # a text or several
+    compile: bool = False
     out: str | None = place()
 
 
@@ -59,6 +62,8 @@ def evaluate(arguments: list[str], first: bool) -> None:
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
     preset = _preset(settings)
     student, teacher = _models(settings, decoder)
+    for model in (student, teacher) if settings.compile else ():
+        compiled(model.backbone, ())
     plan = evaluator.PLANS[preset]
     out = Path(settings.out) if settings.out else student.path.parent
     foreign.refuse(student.path, student.places, of_data)
@@ -67,26 +72,29 @@ def evaluate(arguments: list[str], first: bool) -> None:
     data.setup()
     if tuple(data.shape) != student.data_shape:
         raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.data_shape}")
+    scorer = student.spec.scorer(full_config, data)
     bench = Bench(
-        features=_features(settings.features, student.spec, full_config),
-        scorer=student.spec.scorer(full_config, data),
+        features=_features(settings.features, student.spec, full_config, scorer),
+        scorer=scorer,
         n=settings.n or student.spec.evaluation_samples.get(preset, plan.n),
         seed=settings.seed,
         batch_size=settings.batch_size,
         device=student.device,
     )
     about = _about(student, teacher, full_config, bench, plan)
-    about["identity"] = data.identity
+    about |= {"compiled": settings.compile, "identity": data.identity}
     rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about, first))
     if not first:
         return
-    distance = f"fd_{bench.features.name}"
-    found = evaluator.ratios(rows, distance, scores)
-    figures = {**about, "date": _date(), "rows": rows, "ratios": found}
+    extractors = [features.name for features in bench.features]
+    found = ratios(rows, extractors, scores)
+    targets = judged(found, student.spec.targets)
+    figures = {**about, "date": _date(), "rows": rows, "ratios": found, "targets": targets}
     write_text(out / "metrics.json", json.dumps(figures, indent=2) + "\n")
-    plot = plots.quality_time_plot(report.points(rows, distance), out / "quality_time.png")
+    points = report.points(rows, f"fd_{extractors[0]}")
+    plot = plots.quality_time_plot(points, out / "quality_time.png")
     (out / Partial.NAME).unlink(missing_ok=True)
-    report.show(rows, found, bench.features.name, student.spec.targets)
+    report.show(rows, found, targets)
     console.console.print(f"{out / 'metrics.json'}, {plot}")
 
 
@@ -103,10 +111,23 @@ def _preset(settings: DictConfig) -> str:
     return preset
 
 
-def _features(name: str | None, spec: ModalitySpec, full_config: DictConfig) -> Features:
-    """The plugin's feature extractor, or an object of the class at `package.module:CLASS`."""
-    if not name:
-        return spec.features(full_config)
+def _features(
+    names: Any, spec: ModalitySpec, full_config: DictConfig, scorer: Scorer
+) -> tuple[Features, ...]:
+    """The plugin's extractors and its scorer's, or objects of the classes that are named."""
+    if names:
+        names = [names] if isinstance(names, str) else names
+        found = tuple(_imported(str(name)) for name in names)
+    else:
+        found = spec.features(full_config) + tuple(getattr(scorer, "features", ()))
+    called = [features.name for features in found]
+    if twice := next((name for name in called if called.count(name) > 1), None):
+        raise UserError(f"two extractors are called {twice}: each needs a name of its own")
+    return found
+
+
+def _imported(name: str) -> Features:
+    """An object of the class at `package.module:CLASS`."""
     module, _, kind = name.partition(":")
     try:
         return getattr(importlib.import_module(module), kind)()
@@ -150,8 +171,8 @@ def _about(
         "seed": bench.seed,
         "batch_size": bench.batch_size,
         "precision": resolve_precision("auto", bench.device.type),
-        "features": bench.features.name,
-        "extractor": _extractor(bench.features),
+        "features": bench.features[0].name,
+        "extractors": {features.name: _extractor(features) for features in bench.features},
         "device": torch.cuda.get_device_name(bench.device) if cuda else processor,
         "threads": torch.get_num_threads(),
         "versions": {"scm_core": scm_core.__version__, "torch": torch.__version__},

@@ -142,6 +142,9 @@ class Features(ABC):
 class Scorer:
     """Scores of media against their condition; this one has none."""
 
+    #: Extractors that the scorer has learnt from the data: reported beside the modality's own.
+    features: tuple[Features, ...] = ()
+
     def __call__(self, media: Any, condition: Condition) -> dict[str, Tensor]:
         """Per-sample scores (B,) by name, whose means become columns of an evaluation."""
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -34,8 +34,10 @@ class ModalitySpec:
     none is named. `find_data` says where the data are, or raises UserError with how to get them; it
     neither reads nor downloads them. Every `build_*` gets the finished configuration, an object of
     the class `config`; the core calls them by the methods below.
-    `evaluation_samples` replaces the number of samples of an evaluation's preset, and `targets` say
-    what two steps ought to reach, by the name of a ratio in `scm_core.evaluation.evaluator.ratios`.
+    `build_features` gives one or several extractors: choices are made in the first alone, the
+    others, and the scorer's, only report. `evaluation_samples` replaces the number of samples of an
+    evaluation's preset, and `targets` say what two steps ought to reach, by the name of a ratio in
+    `scm_core.evaluation.ratios`, which reads them by `judged`.
     `fields` are kinds of condition fields that it brings itself, for a checkpoint to find them.
 
     With `build_autoencoder` samples are latents of what it returns, given the configuration, the
@@ -50,7 +52,7 @@ class ModalitySpec:
     build_data: Callable[[Any], DataModule]
     build_backbone: Callable[[Any, Shape, Schema, Statistics], nn.Module]
     build_codec: Callable[[Any, Statistics], Codec]
-    build_features: Callable[[Any], Features]
+    build_features: Callable[[Any], Features | Sequence[Features]]
     build_scorer: Callable[[Any, DataModule], Scorer] = lambda config, data: Scorer()
     build_autoencoder: Callable[[Any, Shape, Statistics], Autoencoder | None] = (
         lambda config, shape, statistics: None
@@ -82,9 +84,10 @@ class ModalitySpec:
         """A new one of samples of that shape, where this configuration has one."""
         return self.build_autoencoder(_object(config), shape, statistics)
 
-    def features(self, config: AnyConfig) -> Features:
-        """The feature extractor of an evaluation."""
-        return self.build_features(_object(config))
+    def features(self, config: AnyConfig) -> tuple[Features, ...]:
+        """The feature extractors of an evaluation, of which the first is the chooser."""
+        found = self.build_features(_object(config))
+        return tuple(found) if isinstance(found, Sequence) else (found,)
 
     def scorer(self, config: AnyConfig, data: DataModule) -> Scorer:
         """The scorer of an evaluation, of data that have been set up."""

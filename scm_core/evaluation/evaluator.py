@@ -1,10 +1,10 @@
-"""What an evaluation computes: real references, one row per sampler, and the speed-ups."""
+"""What an evaluation computes: real references, and one row per sampler."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,29 +23,32 @@ from scm_core.method.samplers import CountedModel
 NEIGHBOURS = 3  # k of precision and recall
 Row = dict[str, Any]
 Advance = Callable[[int], None]  # is told how many samples more have been dealt with
+Samplers = tuple[tuple[str, int], ...]  # (name, steps) each
 
 
 @dataclass(frozen=True)
 class Plan:
     """How large an evaluation is: ``n`` samples a row, against ``reference`` training samples.
 
-    ``teacher_samplers`` are (name, steps), all with the student's guidance; the first one is the
-    reference, which is also sampled without guidance. Each of ``student_steps`` is one row.
+    ``teacher_samplers`` are used with the student's guidance, the first one being the reference;
+    those ``unguided`` also without, where there is guidance. Each of ``student_steps`` is one row.
     """
 
     n: int
     reference: int
-    teacher_samplers: tuple[tuple[str, int], ...]
-    student_steps: tuple[int, ...] = (1, 2, 4)
+    teacher_samplers: Samplers
+    unguided: Samplers = ()
+    student_steps: tuple[int, ...] = (1, 2, 4, 8)
 
 
-SHORT = (("heun", 32), ("dpm", 12), ("dpm", 6))
-FULL = (("heun", 32), ("heun", 4), ("dpm", 12), ("dpm", 8), ("dpm", 6), ("dpm", 4), ("ddim", 8))
+SHORT = (("heun", 32), ("dpm", 12), ("dpm", 6)), (("dpm", 12),)
+FULL = (("heun", 32), ("dpm", 12), ("dpm", 8), ("dpm", 6), ("ddim", 8))
+CHEAP = (("dpm", 12), ("ddim", 8))  # and strong: the teacher's best row may be one of no guidance
 PLANS = {
-    "smoke": Plan(32, 200, SHORT),
-    "demo": Plan(500, 2_000, SHORT),
-    "cpu": Plan(5_000, 10_000, FULL),
-    "gpu": Plan(5_000, 10_000, FULL),
+    "smoke": Plan(32, 200, *SHORT),
+    "demo": Plan(500, 2_000, *SHORT),
+    "cpu": Plan(5_000, 10_000, FULL, CHEAP),
+    "gpu": Plan(5_000, 10_000, FULL, CHEAP),
 }
 
 
@@ -71,15 +74,15 @@ def settings(plan: Plan, guidance: float) -> list[Setting]:
     rows = [Setting("student", "consistency", steps) for steps in plan.student_steps]
     rows += [Setting("teacher", *sampler, guidance) for sampler in plan.teacher_samplers]
     if guidance != 1:
-        rows.append(Setting("teacher", *plan.teacher_samplers[0]))
+        rows += [Setting("teacher", *sampler) for sampler in plan.unguided]
     return rows
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Real or drawn samples: features (N, D), conditions, and per-sample scores (N,) by name."""
+    """Real or drawn samples: features (N, D) and scores (N,), each by name, and conditions."""
 
-    features: Tensor
+    features: dict[str, Tensor]
     condition: Condition
     scores: dict[str, Tensor]
 
@@ -90,26 +93,31 @@ class Samples:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all rows are measured with: instruments, sample count ``n``, seed, batch size."""
+    """What all rows are measured with: instruments, sample count ``n``, seed, batch size.
 
-    features: Features
+    The first of the ``features`` are those that choices are made in, the others only report.
+    """
+
+    features: tuple[Features, ...]
     scorer: Scorer
     n: int
     seed: int
     batch_size: int
     device: torch.device
 
-    def reference(self, data: DataModule, n: int, advance: Advance) -> Tensor:
+    def reference(self, data: DataModule, n: int, advance: Advance) -> dict[str, Tensor]:
         """Features (N, D) of up to ``n`` real training media, in the order that the seed gives."""
         torch.manual_seed(sampling.fold(self.seed))
-        found: list[Tensor] = []
+        found: list[dict[str, Tensor]] = []
+        taken = 0
         for media, _ in data.real("train"):
-            media = media[: n - sum(map(len, found))]
-            found.append(self.features(media.to(self.device)).cpu())
+            media = media[: n - taken]
+            found.append(self._features(media.to(self.device)))
+            taken += len(media)
             advance(len(media))
-            if sum(map(len, found)) >= n:
+            if taken >= n:
                 break
-        return torch.cat(found)
+        return _cat(found)
 
     @torch.no_grad()
     def test(self, data: DataModule, advance: Advance, through: Codec | None = None) -> Samples:
@@ -177,33 +185,35 @@ class Bench:
         cost = _cost(model, nfe, torch.stack(seconds), last) if seconds else None
         return _join(distributed.interleaved(parts)), distributed.all_gather(cost)[0]
 
-    def quality(self, reference: Tensor, samples: Samples) -> Row:
+    def quality(self, reference: dict[str, Tensor], samples: Samples) -> Row:
         """Distances to the training ``reference``, precision, recall and mean scores, by name.
 
         Precision and recall compare with as many reference samples as there are samples, for they
         are defined on sets of one size.
         """
-        name, generator = (
-            self.features.name,
-            torch.Generator().manual_seed(sampling.fold(self.seed)),
-        )
-        kid, spread = kernel_distance(reference, samples.features, generator=generator)
-        equal = reference[: len(samples.features)]
-        precision, recall = precision_recall(equal, samples.features, k=NEIGHBOURS)
-        return {
-            f"fd_{name}": frechet_distance(reference, samples.features),
-            f"kid_{name}": kid,
-            f"kid_{name}_std": spread,
-            "precision": precision,
-            "recall": recall,
-            **samples.mean_scores(),
-        }
+        row: Row = {}
+        for name, found in samples.features.items():
+            generator = torch.Generator().manual_seed(sampling.fold(self.seed))
+            kid, spread = kernel_distance(reference[name], found, generator=generator)
+            equal = reference[name][: len(found)]
+            precision, recall = precision_recall(equal, found, k=NEIGHBOURS)
+            row |= {
+                f"fd_{name}": frechet_distance(reference[name], found),
+                f"kid_{name}": kid,
+                f"kid_{name}_std": spread,
+                f"precision_{name}": precision,
+                f"recall_{name}": recall,
+            }
+        return {**row, **samples.mean_scores()}
 
     def _measure(self, media: Any, condition: Condition, near: dict[str, Tensor]) -> Samples:
         scores = {**self.scorer(media, condition), **near}
         scores = {key: value.cpu() for key, value in scores.items()}
         condition = {key: value.cpu() for key, value in condition.items()}
-        return Samples(self.features(media).cpu(), condition, scores)
+        return Samples(self._features(media), condition, scores)
+
+    def _features(self, media: Any) -> dict[str, Tensor]:
+        return {features.name: features(media).cpu() for features in self.features}
 
     def _now(self) -> float:
         """Seconds on a clock that has waited for the device."""
@@ -226,50 +236,15 @@ def _cost(model: Checkpoint, nfe: float, seconds: Tensor, media: Any) -> Row:
     return cost
 
 
-def ratios(rows: list[Row], distance: str, scores: Sequence[str] = ()) -> Row:
-    """What two steps win, from finished rows; ``distance`` is the key that they are judged by.
-
-    The reference is the teacher's row with the most evaluations. Beside it stand the fewest
-    evaluations by which any row of the teacher reaches the two-step distance: None if none does.
-    Times include the decoding, "sampling" times do not. Each of ``scores`` is divided by that of
-    the first row of real media: None where that is 0.
-    """
-    real = next(row for row in rows if row["model"] == "real")
-    two = next(row for row in rows if row["model"] == "student" and row["steps"] == 2)
-    teacher = [row for row in rows if row["model"] == "teacher"]
-    reference = max(teacher, key=lambda row: row["nfe"])
-    best = min(teacher, key=lambda row: row[distance])
-    equal = [row for row in teacher if row[distance] <= two[distance]]
-    fewest = min(equal, key=lambda row: (row["nfe"], row["seconds_per_sample"]), default=None)
-
-    def over_two(row: Row | None, key: str) -> float | None:
-        return row and row[key] / two[key]
-
-    return {
-        "reference": reference["name"],
-        "reference_sampling_over_two_step_sampling": over_two(reference, "sampling_seconds"),
-        "reference_time_over_two_step_time": over_two(reference, "seconds_per_sample"),
-        "best_teacher": best["name"],
-        "two_step_distance_over_best_teacher": two[distance] / best[distance],
-        "equal_teacher": fewest and fewest["name"],
-        "equal_teacher_nfe": fewest and fewest["nfe"],
-        "equal_teacher_nfe_over_two_step_nfe": over_two(fewest, "nfe"),
-        "equal_teacher_sampling_over_two_step_sampling": over_two(fewest, "sampling_seconds"),
-        "equal_teacher_time_over_two_step_time": over_two(fewest, "seconds_per_sample"),
-        **{
-            f"two_step_{key}_over_real": two[key] / real[key] if real[key] else None
-            for key in scores
-        },
-    }
-
-
 def _join(parts: list[Samples], chosen: Tensor | slice = slice(None)) -> Samples:
     """Batches as one set, of which ``chosen`` are kept."""
-    join = {
-        field: {
-            key: torch.cat([getattr(part, field)[key] for part in parts])[chosen]
-            for key in getattr(parts[0], field)
-        }
-        for field in ("condition", "scores")
-    }
-    return Samples(torch.cat([part.features for part in parts])[chosen], **join)
+    return Samples(
+        *(
+            _cat([getattr(part, field) for part in parts], chosen)
+            for field in ("features", "condition", "scores")
+        )
+    )
+
+
+def _cat(parts: list[dict[str, Tensor]], chosen: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+    return {key: torch.cat([part[key] for part in parts])[chosen] for key in parts[0]}

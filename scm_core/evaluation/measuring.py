@@ -43,11 +43,12 @@ def measure(
         with bar("real test samples", None) as advance:
             test = bench.test(seen, advance)
         partial.compared_with(seen.digest.hexdigest())
-        row = {"model": "real", "n": len(test.features)}
+        n = len(next(iter(test.features.values())))
+        row = {"model": "real", "n": n}
         if REAL not in partial.rows:
             partial.add({"name": REAL, **row, **bench.quality(reference, test)})
         if DECODED not in partial.rows and not student.codec.exact:
-            with bar(DECODED, len(test.features)) as advance:
+            with bar(DECODED, n) as advance:
                 floor = bench.test(data, advance, through=student.codec)
                 partial.add({"name": DECODED, **row, **bench.quality(reference, floor)})
         for setting in evaluator.settings(plan, student.config.student.guidance):

@@ -126,4 +126,4 @@ def test_two_processes_measure_what_one_measures(fashion_root, tmp_path):
         run("evaluate", *words, f"out={out}", processes=processes)
         rows = json.loads((out / "metrics.json").read_text())["rows"]
         found.append([{k: v for k, v in row.items() if "seconds" not in k} for row in rows])
-    assert len(found[0]) == 8 and found[0] == found[1]
+    assert len(found[0]) == 9 and found[0] == found[1]

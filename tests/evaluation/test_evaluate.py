@@ -101,10 +101,40 @@ class LossyCodec(ToyCodec):
 class ToyFeatures:
     name = "toy"
     calls = 0
+    factor = 1
 
     def __call__(self, media):
         type(self).calls += 1
-        return media.flatten(1).float()
+        return self.factor * media.flatten(1).float()
+
+
+class Scored:
+    """A scorer that has features of its own, ten times the chooser's."""
+
+    def __init__(self):
+        self.features = (Absolute(), Tenfold())
+
+    def __call__(self, media, condition):
+        return {"second_class": condition["label"].float()}
+
+
+class Tenfold(ToyFeatures):
+    name, factor = "tenfold", 10
+
+
+class Absolute:
+    """Features of somebody's own."""
+
+    name = "absolute"
+
+    def __call__(self, media):
+        return media.abs().flatten(1).float()
+
+
+class Doubled(ToyFeatures):
+    """Other features of the same name."""
+
+    factor = 2
 
 
 SPEC = ModalitySpec(
@@ -123,7 +153,7 @@ SPEC = ModalitySpec(
 @pytest.fixture
 def student(tmp_path, monkeypatch):
     """A student's file with its teacher beside it, and a cheap plan."""
-    plan = evaluator.Plan(200, 600, (("heun", 32), ("dpm", 3), ("ddim", 2)))
+    plan = evaluator.Plan(200, 600, (("heun", 32), ("dpm", 3), ("ddim", 2)), (("heun", 16),))
     monkeypatch.setitem(evaluator.PLANS, "smoke", plan)
     for stage, gain in (("teacher", 0.0), ("student", 1.0)):
         storage.export(
@@ -154,19 +184,20 @@ def test_exact_samplers_are_as_good_as_real_data(student, capsys):
         "student, 1 step": 1,
         "student, 2 steps": 2,
         "student, 4 steps": 4,
+        "student, 8 steps": 8,
         "teacher, heun 32 steps, guidance 1.5": 126,
         "teacher, dpm 3 steps, guidance 1.5": 6,
         "teacher, ddim 2 steps, guidance 1.5": 4,
-        "teacher, heun 32 steps, guidance 1": 63,
+        "teacher, heun 16 steps, guidance 1": 31,
     }
     for row in rows.values():
         assert row["n"] == 200
         assert row["second_class"] == pytest.approx(0.75, abs=0.1)
         if "dpm" in row["name"] or "ddim" in row["name"]:  # too few steps for an ODE's sampler
-            assert row["fd_toy"] > 0.5 and row["recall"] < 0.2
+            assert row["fd_toy"] > 0.5 and row["recall_toy"] < 0.2
         else:
             assert row["fd_toy"] < 0.1 and abs(row["kid_toy"]) < 0.01
-            assert row["precision"] > 0.8 and row["recall"] > 0.8
+            assert row["precision_toy"] > 0.8 and row["recall_toy"] > 0.8
     drawn = [row["second_class"] for row in metrics["rows"]]
     assert len(set(drawn)) == 1  # every row is given the test set's own conditions
     costs = [row for row in metrics["rows"] if row["model"] != "real"]
@@ -282,25 +313,53 @@ def test_what_a_user_gets_wrong_is_one_sentence(student, words, sentence):
         run(student, *words)
 
 
-class Doubled(ToyFeatures):
-    """Other features of the same name."""
-
-    def __call__(self, media):
-        return 2 * super().__call__(media)
-
-
-class Absolute:
-    """Features of somebody's own."""
-
-    name = "absolute"
-
-    def __call__(self, media):
-        return media.abs().flatten(1).float()
-
-
 def test_features_of_ones_own_take_the_place_of_the_plugins(student):
     real = run(student, "features=test_evaluate:Absolute")["rows"][0]
     assert real["fd_absolute"] < 0.1 and "fd_toy" not in real
+
+
+def test_every_extractor_has_its_distances_and_ratios(student, monkeypatch, capsys):
+    targets = {
+        "two_step_distance_over_best_teacher": 1e-9,
+        "reported_two_step_distance_over_best_teacher": 1e9,
+        "two_step_recall_minus_best_teacher": -1,
+    }
+    both = replace(SPEC, build_scorer=lambda config, data: Scored(), targets=targets)
+    monkeypatch.setitem(globals(), "SPEC", both)
+    metrics = run(student)
+    names = ["toy", "absolute", "tenfold"]
+    assert metrics["features"] == "toy" and list(metrics["extractors"]) == names
+    for row in metrics["rows"]:
+        assert row["fd_tenfold"] == pytest.approx(100 * row["fd_toy"], rel=1e-3, abs=1e-6)
+        for kind in ("precision", "recall"):  # which know no unit
+            assert row[f"{kind}_tenfold"] == pytest.approx(row[f"{kind}_toy"], abs=0.01)
+        for name in names:
+            assert row[f"kid_{name}_std"] >= 0
+    found = metrics["ratios"]["by_extractor"]
+    assert list(found) == names
+    assert found["toy"]["best_teacher"] == metrics["ratios"]["best_teacher"]
+    met = {(one["ratio"], one["extractor"]): one["met"] for one in metrics["targets"]}
+    assert met == {
+        **{("two_step_distance_over_best_teacher", name): name != "toy" for name in names},
+        **{("two_step_recall_minus_best_teacher", name): True for name in names},
+    }
+    printed = capsys.readouterr().out
+    assert "distances in tenfold (only reported)" in printed and "missed" in printed
+
+
+def test_several_features_can_be_named_the_first_being_the_chooser(student):
+    metrics = run(student, "features=[test_evaluate:Absolute,test_evaluate:Doubled]")
+    assert metrics["features"] == "absolute"
+    assert "fd_absolute" in metrics["rows"][0] and "fd_toy" in metrics["rows"][0]
+    with pytest.raises(UserError, match="two extractors are called toy"):
+        run(student, "features=[test_evaluate:ToyFeatures,test_evaluate:Doubled]")
+
+
+def test_compiled_networks_draw_what_others_draw(student):
+    eager, compiled = run(student)["rows"], run(student, "compile=true")
+    assert compiled["compiled"]
+    for one, other in zip(eager, compiled["rows"], strict=True):
+        assert other["fd_toy"] == pytest.approx(one["fd_toy"], rel=0.01, abs=1e-4)
 
 
 def test_student_and_teacher_are_not_mistaken_for_each_other(student, tmp_path):
@@ -316,38 +375,3 @@ def test_a_folder_that_cannot_be_written_to_is_found_at_once(student, tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         run(student, f"out={tmp_path / 'file'}")
     assert ToyFeatures.calls == before
-
-
-def row(model, steps, nfe, sampling, distance, right=0.5):
-    """A row whose decoding takes 0.1 s."""
-    name = f"{model} {nfe}"
-    seconds = sampling and dict(sampling_seconds=sampling, seconds_per_sample=sampling + 0.1)
-    return dict(
-        name=name, model=model, steps=steps, nfe=nfe, fd=distance, right=right, **seconds or {}
-    )
-
-
-def test_ratios_compare_two_steps_with_the_reference_and_with_the_cheapest_equal():
-    rows = [
-        row("real", None, None, None, 1.0, right=0.8),
-        row("student", 1, 1, 0.1, 9.0),
-        row("student", 2, 2, 0.2, 5.0, right=0.6),
-        row("teacher", 32, 126, 12.6, 4.0),
-        row("teacher", 8, 16, 1.6, 5.0),
-        row("teacher", 10, 40, 3.0, 3.9),
-        row("teacher", 4, 8, 0.8, 5.1),
-    ]
-    found = evaluator.ratios(rows, "fd", ["right"])
-    assert found["reference"] == "teacher 126"
-    assert found["reference_sampling_over_two_step_sampling"] == pytest.approx(63)
-    assert found["reference_time_over_two_step_time"] == pytest.approx(12.7 / 0.3)
-    assert found["best_teacher"] == "teacher 40"
-    assert found["two_step_distance_over_best_teacher"] == pytest.approx(5 / 3.9)
-    assert (found["equal_teacher"], found["equal_teacher_nfe"]) == ("teacher 16", 16)
-    assert found["equal_teacher_nfe_over_two_step_nfe"] == pytest.approx(8)
-    assert found["equal_teacher_sampling_over_two_step_sampling"] == pytest.approx(8)
-    assert found["equal_teacher_time_over_two_step_time"] == pytest.approx(1.7 / 0.3)
-    assert found["two_step_right_over_real"] == pytest.approx(0.75)
-    rows[2]["fd"], rows[0]["right"] = 3.0, 0.0
-    found = evaluator.ratios(rows, "fd", ["right"])
-    assert found["equal_teacher"] is None and found["two_step_right_over_real"] is None
