@@ -3,13 +3,21 @@
 A sample of a general path `x' = a x0 + b e` (e of unit variance) has the TrigFlow time
 `tan t = b / (a sigma_data)` and the position `x_t = sigma_data x' / sqrt(a^2 sigma_data^2 + b^2)`
 (arXiv 2410.11081, section 3 and appendix B). Samples are (B, ...), times (B,).
+
+The functions are those closed forms for data of any `sigma_data`. The classes say how a whole
+network of such a family is asked for F at `x = x_t / sigma_data`, of unit variance, and t.
 """
 
 from __future__ import annotations
 
-from torch import Tensor
+import math
+
+from torch import Tensor, nn
 
 from scm_core.method.trigflow import expand_time
+
+# A network of noise is divided by cos t, of data by sin t: outside of this it has nothing to say.
+BEGIN, END = 1e-6, math.atan(250.0)
 
 
 def from_path(x: Tensor, a: Tensor, b: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
@@ -71,3 +79,88 @@ def flow_velocity_to_velocity(x: Tensor, velocity: Tensor, u: Tensor, sigma_data
     _, t = flow_to_trigflow(x, u, sigma_data)
     t, u = expand_time(t, x), expand_time(u, x)
     return t.cos() * (x + (1 - u) * velocity) - t.sin() / sigma_data * (x - u * velocity)
+
+
+class RectifiedFlow(nn.Module):
+    """A network of `x' = (1 - u) x0 + u e` that predicts `e - x0`, for x0 of unit variance.
+
+    Its time is `u`, or `1 - u` where it is `reversed` (then it predicts `x0 - e`), times `steps`.
+    """
+
+    def __init__(self, steps: float = 1.0, reversed: bool = False) -> None:
+        super().__init__()
+        self.steps, self.reversed = steps, reversed
+
+    def inputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Its own sample and time for x = cos(t) x0 + sin(t) e, (B, ...), and t (B,)."""
+        both = t.sin() + t.cos()
+        own = t.cos() if self.reversed else t.sin()
+        return x / expand_time(both, x), own / both * self.steps
+
+    def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """F of its output: `((cos t - sin t) x + v) / (cos t + sin t)`."""
+        t = expand_time(t, x)
+        v = -output if self.reversed else output
+        return ((t.cos() - t.sin()) * x + v) / (t.cos() + t.sin())
+
+
+class VariancePreserving(nn.Module):
+    """A network of `x' = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) e`, for x0 of unit variance.
+
+    `alpha_bar` (steps,) is that of its times 0, 1, ..., between which they are linear in the angle
+    t, where `cos t = sqrt(alpha_bar)`. It predicts "epsilon" (e), "v_prediction" (F itself) or
+    "sample" (x0). Beyond the last time its x0 stays what it is there, for it knows no more noise.
+    """
+
+    def __init__(self, alpha_bar: Tensor, predicts: str = "epsilon") -> None:
+        super().__init__()
+        if predicts not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(f"a network that predicts {predicts} is not known")
+        self.predicts = predicts
+        angles = alpha_bar.double().clamp(0, 1).sqrt().acos()
+        # No buffers, which `half` would round: they are moved where they are needed.
+        self.low, self.width = angles[:-1], angles.diff().clamp(min=1e-9)
+        self.end = min(float(angles[-1]), END)
+
+    def inputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Its own sample and time for x = cos(t) x0 + sin(t) e, (B, ...), and t (B,)."""
+        self.low, self.width = self.low.to(t.device), self.width.to(t.device)
+        passed = (t[:, None] - self.low.to(t.dtype)) / self.width.to(t.dtype)
+        return x, passed.clamp(0, 1).sum(1)
+
+    def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """F of its output; of noise `(e - sin(t) x) / cos t`, of data `(cos(t) x - x0) / sin t`."""
+        t = expand_time(t, x).clamp(min=BEGIN)
+        known = t.clamp(max=self.end)
+        if self.predicts == "sample":
+            return (t.cos() * x - output) / t.sin()
+        F = output if self.predicts == "v_prediction" else (output - known.sin() * x) / known.cos()
+        return ((t.cos() - known.cos()) * x + known.sin() * F) / t.sin()
+
+
+class EDM(nn.Module):
+    """A network under EDM's preconditioning (arXiv 2206.00364, table 1), for x0 of unit variance.
+
+    `sigma_data` is its preconditioning's. Its time is `ln(sigma) / 4`, or `2 / pi atan(sigma)`
+    where it is `cosine`; `sign` is -1 where F is minus its output, as in EDM itself.
+    """
+
+    def __init__(self, sigma_data: float = 0.5, cosine: bool = False, sign: int = -1) -> None:
+        super().__init__()
+        self.sigma_data, self.cosine, self.sign = sigma_data, cosine, sign
+
+    def inputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Its own sample and time for x = cos(t) x0 + sin(t) e, (B, ...), and t (B,)."""
+        time = t * (2 / math.pi) if self.cosine else t.tan().log() / 4
+        return x / expand_time(self._norm(t), x), time
+
+    def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """F of its output, by `F = (cos(t) x - D) / sin t` and EDM's D."""
+        t = expand_time(t, x)
+        norm, sd = self._norm(t), self.sigma_data
+        skipped = t.cos() * t.sin() * (1 - sd**2) / norm**2
+        return skipped * x + self.sign * sd / norm * output
+
+    def _norm(self, t: Tensor) -> Tensor:
+        """The standard deviation of `cos(t) x0 + sin(t) e` with x0 of `sigma_data`."""
+        return (t.sin() ** 2 + (self.sigma_data * t.cos()) ** 2).sqrt()
