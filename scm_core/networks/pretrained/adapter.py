@@ -1,0 +1,61 @@
+"""An unmodified network of diffusers as a backbone: F(x_t / sigma_data, t, condition)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+from scm_core.networks.pretrained.families import Family, Given
+
+
+class Adapter(nn.Module):
+    """A network of diffusers, called in its own terms and heard in TrigFlow's.
+
+    Its own samples have unit variance, as its autoencoder's config scales them; `path` is one of
+    `method.conversions`, and `family` how its class is called. A text comes from the `prompt` among
+    the condition's `fields`, which has `unpack(values) -> (tokens, mask, pooled)`, a class is the
+    condition's `label`. `source` is a hash of what the network was read from: what a checkpoint
+    lacks is taken from there.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        path: nn.Module,
+        family: Family,
+        fields: Mapping[str, Any],
+        source: str | None = None,
+        factor: int = 1,
+        scheduler: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """`factor` is how many pixels a cell of a sample has a side, `scheduler` its config."""
+        super().__init__()
+        self.network, self.path, self.family = network, path, family
+        self.source, self.prompt = source, fields.get("prompt")
+        self.known = {"factor": factor, "scheduler": dict(scheduler)}
+
+    def forward(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor] | None) -> Tensor:
+        """F (B, C, *grid) at x of that shape and t (B,)."""
+        own, time = self.path.inputs(x, t)
+        out = self.family(self.network, Given(own, time, **self._asked(x, condition or {})))
+        channels = x.shape[1]
+        if out.shape[1] == 2 * channels:  # the second half is a variance that it has learnt
+            out = out[:, :channels]
+        return self.path.velocity(x, t, out)
+
+    def _asked(self, x: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
+        if self.family.label:
+            known = classes(self.network) is not None
+            return {"label": condition["label"] if known else None, **self.known}
+        tokens, mask, pooled = self.prompt.unpack(condition["prompt"])
+        tokens, pooled = tokens.to(x.dtype), pooled.to(x.dtype)
+        return {"tokens": tokens, "mask": mask, "pooled": pooled, **self.known}
+
+
+def classes(network: nn.Module) -> int | None:
+    """How many classes a network embeds, None where it knows of none."""
+    config = network.config
+    return config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
