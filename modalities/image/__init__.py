@@ -10,6 +10,7 @@ from modalities.common.fashion_mnist import find_fashion_mnist
 from modalities.common.pretrained import PretrainedConfig
 from modalities.image.codec import ImageCodec
 from modalities.image.data import ImageData, ImageDataModule
+from scm_core.base.arguments import place
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Schema
 from scm_core.contract.spec import (
@@ -28,14 +29,18 @@ HERE = Path(__file__).parent
 
 @dataclass
 class ImageConfig(Config):
-    """The image modality's configuration."""
+    """The image modality's configuration. ``pretrained`` is a pipeline of diffusers, its folder or
+    OWNER/NAME of the hub: its network is the teacher and the student's start."""
 
     data: ImageData = field(default_factory=ImageData)
     decoder: PretrainedConfig = field(default_factory=PretrainedConfig)
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
+    pretrained: str | None = place()
 
 
 def _autoencoder(config: ImageConfig, shape: Shape, statistics: Statistics) -> Autoencoder | None:
+    if config.pretrained:
+        return pretrained.of_pipeline(config.pretrained, shape, statistics)
     name = config.decoder.pretrained
     return pretrained.load(name, shape, statistics) if name else None
 
@@ -43,6 +48,8 @@ def _autoencoder(config: ImageConfig, shape: Shape, statistics: Statistics) -> A
 def _backbone(
     config: ImageConfig, shape: Shape, schema: Schema, statistics: Statistics
 ) -> nn.Module:
+    if config.pretrained:
+        return pretrained.backbone(config.pretrained, schema, config.student.guidance)
     return backbones.build(config.backbone, shape, schema)
 
 
@@ -66,7 +73,9 @@ SPEC = ModalitySpec(
     presets=HERE / "presets",
     find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=HERE / "checkpoints",
-    build_data=lambda config: ImageDataModule(config.data, config.limits),
+    build_data=lambda config: ImageDataModule(
+        config.data, config.limits, plain=config.pretrained is not None
+    ),
     build_autoencoder=_autoencoder,
     build_backbone=_backbone,
     build_codec=lambda config, statistics: ImageCodec(statistics),

@@ -56,9 +56,13 @@ class ImageDataModule(PixelData):
     grid, kind = 2, "images"
     sets = ("fashion_mnist", "cifar10", "folder")
 
-    def __init__(self, config: ImageData, limits: Limits | None = None) -> None:
-        """Check the configuration; nothing is read before ``setup()``."""
+    def __init__(
+        self, config: ImageData, limits: Limits | None = None, *, plain: bool = False
+    ) -> None:
+        """Check the configuration; nothing is read before ``setup()``. ``plain`` samples are pixels
+        from -1 to 1 times sigma_data, as a pretrained network knows them."""
         super().__init__(config, ["size"], limits)
+        self.plain = plain
         self.training = Flipped if config.flip else Standardised
 
     def read(self) -> tuple[LabelledImages, LabelledImages]:
@@ -76,6 +80,8 @@ class ImageDataModule(PixelData):
     def measure(self, train: LabelledImages) -> dict[str, Any]:
         """Mean and std of each channel."""
         mean, std = channel_statistics(train.images)
+        if self.plain:
+            mean, std = [0.0] * len(mean), [1.0] * len(std)
         return {"mean": mean, "std": std, "source": self.config.name}
 
     def standardise(self, statistics: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from modalities.video import autoencoder
 from modalities.video.autoencoder import DecoderConfig
 from modalities.video.codec import ClipCodec
 from modalities.video.data import VideoData, VideoDataModule
+from scm_core.base.arguments import place
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Schema
 from scm_core.contract.spec import (
@@ -29,14 +30,18 @@ HERE = Path(__file__).parent
 
 @dataclass
 class VideoConfig(Config):
-    """The video modality's configuration."""
+    """The video modality's configuration. ``pretrained`` is a pipeline of diffusers, its folder or
+    OWNER/NAME of the hub: its network is the teacher and the student's start."""
 
     data: VideoData = field(default_factory=VideoData)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
+    pretrained: str | None = place()
 
 
-def _autoencoder(config: VideoConfig, shape: Shape, statistics: Statistics) -> Autoencoder:
+def _autoencoder(config: VideoConfig, shape: Shape, statistics: Statistics) -> Autoencoder | None:
+    if config.pretrained:
+        return pretrained.of_pipeline(config.pretrained, shape, statistics)
     if config.decoder.pretrained:
         return pretrained.load(config.decoder.pretrained, shape, statistics)
     return autoencoder.build(config.decoder, shape)
@@ -45,6 +50,8 @@ def _autoencoder(config: VideoConfig, shape: Shape, statistics: Statistics) -> A
 def _backbone(
     config: VideoConfig, shape: Shape, schema: Schema, statistics: Statistics
 ) -> nn.Module:
+    if config.pretrained:
+        return pretrained.backbone(config.pretrained, schema, config.student.guidance)
     return backbones.build(config.backbone, shape, schema)
 
 

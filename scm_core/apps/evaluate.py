@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import scm_core
-from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.opening import of_model, open_checkpoint
 from scm_core.base import console
 from scm_core.base.arguments import nearest, parse, place, section
 from scm_core.base.device import resolve_precision
@@ -58,7 +58,7 @@ def evaluate(arguments: list[str], first: bool) -> None:
     """The command, in one of the processes that share the drawing; only the `first` writes."""
     overrides = parse(arguments)
     of_data = section(overrides, "data") | section(overrides, "limits")
-    decoder = section(overrides, "decoder")
+    decoder = of_model(overrides)
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
     preset = _preset(settings)
     student, teacher = _models(settings, decoder)

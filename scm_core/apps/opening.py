@@ -18,13 +18,18 @@ NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
 
 def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Overrides]:
-    """A command's settings, a dataclass of that kind, and its overrides of the model's `decoder`.
+    """A command's settings, a dataclass of that kind, and its overrides of the model (`of_model`).
 
     UserError for an argument that is neither.
     """
     overrides = parse(arguments)
-    decoder = section(overrides, "decoder")
-    return config.merge(OmegaConf.structured(kind), ("command line", overrides)), decoder
+    model = of_model(overrides)
+    return config.merge(OmegaConf.structured(kind), ("command line", overrides)), model
+
+
+def of_model(overrides: Overrides) -> Overrides:
+    """What a command says of the model itself, `decoder.*` and `pretrained`, taken out of it."""
+    return section(overrides, "decoder") | section(overrides, "pretrained")
 
 
 def open_checkpoint(
@@ -37,7 +42,7 @@ def open_checkpoint(
 
     That is the shipped one, or else the one trained last below `runs` in the working directory.
 
-    `decoder` are overrides of the section `decoder`, which replace what it was trained with.
+    `decoder` are overrides (`of_model`), which replace what it was trained with.
     """
     device = device or best_device()
     if path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from scm_core.apps.opening import open_checkpoint
+from scm_core.apps.opening import of_model, open_checkpoint
 from scm_core.apps.writing import provenance_of, samples_in, signer_of, unsigned_like, write
 from scm_core.base import console
 from scm_core.base.arguments import Overrides, nearest, parse, section, word
@@ -21,7 +21,7 @@ from scm_core.engine.sampling import SampleConfig, make_sampler, refuse_null, sa
 def main(arguments: list[str]) -> None:
     """Draw, decode and write the samples that the overrides ask for."""
     overrides = parse(arguments)
-    decoder = section(overrides, "decoder")
+    decoder = of_model(overrides)
     where = (word(overrides, key) for key in ("checkpoint", "modality"))
     model = open_checkpoint(*where, decoder)
     known = OmegaConf.structured(SampleConfig)

@@ -116,9 +116,12 @@ class Autoencoder(nn.Module, ABC):
     """Between samples x (B, C, *grid) and latents of other channels on another grid.
 
     Nothing of it sees a tangent. A `pretrained` one is neither trained nor copied into checkpoints.
+    One of a pretrained pipeline states the `normalisation` with which its networks see its latents,
+    `mean` and `std` per channel; without one they are measured.
     """
 
     pretrained = False
+    normalisation: dict[str, list[float]] | None = None
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ ELEMENTS = 1 << 21  # of these samples together, at most, or one sample
 
 
 class Latents(DataModule):
-    """Another data module's samples as latents, float32 (B, C, *grid) of std sigma_data a channel.
+    """Another data module's samples as latents, float32 (B, C, *grid) of std sigma_data a channel,
+    or as the autoencoder's own `normalisation` has it.
 
     They are encoded once and kept in `cache` under a hash of that data module's `identity` and
     `statistics` and of the autoencoder's weights, so that latents of other data or another
@@ -44,7 +45,8 @@ class Latents(DataModule):
         self.data, self.condition, self.batch_size = data, data.condition, batch_size
         weights, shape = fingerprint(autoencoder), list(data.shape)
         identity = [data.identity, data.statistics, shape, weights]
-        made, facts = cached(cache, identity, lambda: encoded(data, autoencoder))
+        made, measured = cached(cache, identity, lambda: encoded(data, autoencoder))
+        facts = autoencoder.normalisation or measured
         latents = {"autoencoder": weights, "of": shape, **facts}
         self.statistics = {**data.statistics, "latents": latents}
         self.train_set, self.test_set = (

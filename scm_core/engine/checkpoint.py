@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from scm_core.base.arguments import Overrides
 from scm_core.base.device import resolve_precision
-from scm_core.base.errors import UserError
+from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
-from scm_core.contract.fields import Condition, Schema, schema_from_dict
+from scm_core.contract.fields import Condition, Schema, null_condition, schema_from_dict
 from scm_core.data.latents import LatentCodec, fingerprint
 from scm_core.engine import config as configuration
 from scm_core.engine import foreign
@@ -115,8 +115,10 @@ def _built(
     stated = {k: v for k, v in described["config"].items() if k not in ignored}
     base = configuration.defaults(spec)
     places: foreign.Places = {}
-    if not _ships(spec, path):
-        foreign.bound(described, stated, weights)
+    ours, named = _ships(spec, path), overrides.get("pretrained")
+    if not ours:
+        if not named:  # else what its weights account for is known later
+            foreign.bound(described, stated, weights)
         stated, places = foreign.without_places(stated, base)
     config = configuration.merge(base, (str(path), OmegaConf.create(stated)))
     config.modality = described["modality"]
@@ -130,7 +132,13 @@ def _built(
         raise UserError(f"{path}: {error}") from error
     weights, of_autoencoder = split(weights)
     about = shape, condition, described["statistics"]
-    backbone = _network(lambda: spec.backbone(config, *about), weights, path)
+    if config.get("pretrained"):
+        backbone = spec.backbone(config, *about)
+        weights = _completed(weights, backbone, described, path)
+        if not ours:
+            foreign.bound(described, stated, weights)
+    else:
+        backbone = _network(lambda: spec.backbone(config, *about), weights, path)
     with foreign.Bounded(weights, path):
         codec = spec.codec(config, described["statistics"])
     if latents := described["statistics"].get("latents"):
@@ -179,6 +187,34 @@ def build_autoencoder(
     if autoencoder is None or fingerprint(autoencoder) != latents["autoencoder"]:
         raise UserError(f"{source} holds latents of another autoencoder than the one configured")
     return autoencoder
+
+
+def _completed(
+    weights: dict[str, Tensor], backbone: nn.Module, described: dict[str, Any], source: Path
+) -> dict[str, Tensor]:
+    """Load weights into a pretrained backbone, and return them with what they lack and it has.
+
+    UserError where they lack some of another pretrained model.
+    """
+    known = backbone.state_dict()
+    if known.keys() - weights.keys() and described.get("source") != backbone.source:
+        raise UserError(f"{source} is of another pretrained model than the one that pretrained= is")
+    found = {**known, **weights}
+    load_weights(backbone, found, source)
+    return found
+
+
+def check_samples(name: str, backbone: nn.Module, shape: tuple[int, ...], schema: Schema) -> None:
+    """UserError where a pretrained backbone does not take samples of that shape (C, *grid)."""
+    try:
+        with torch.no_grad():
+            out = backbone(torch.zeros(1, *shape), torch.ones(1), null_condition(schema, 1))
+        why = "" if out.shape[1:] == shape else f"it makes {tuple(out.shape[1:])} of them"
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        why = first_line(error)
+    if why:
+        sizes = " x ".join(map(str, shape))
+        raise UserError(f"pretrained={name} cannot take samples of {sizes}: {why}")
 
 
 def _network(build: Callable[[], nn.Module], weights: dict[str, Tensor], source: Path) -> nn.Module:

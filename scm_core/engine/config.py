@@ -34,6 +34,8 @@ def merge(base: DictConfig, *layers: tuple[str, DictConfig | Overrides]) -> Dict
 def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
     """The modality named by `modality=` and its finished configuration."""
     command = parse(arguments)
+    if command.get("teacher", "{").strip()[:1] != "{":  # no section: the name of a pretrained one
+        command["pretrained"] = command.pop("teacher")
     if not (name := word(command, "modality")):
         names = ", ".join(entry.name for entry in modalities.installed()) or "none is installed"
         raise UserError(f"which modality? give modality=NAME ({names})")

@@ -61,7 +61,11 @@ def check(settings: DictConfig) -> None:
                 raise UserError(f"{name}.{error}") from error
     if settings.stage not in (None, *STAGES):
         raise UserError(f"stage={settings.stage} is none of {', '.join(STAGES)}")
-    if settings.stage == "student" and not (Path(settings.out) / "student.safetensors").exists():
+    pretrained = settings.get("pretrained")
+    if pretrained and OmegaConf.select(settings, "decoder.pretrained"):
+        raise UserError("pretrained= brings its own autoencoder: leave decoder.pretrained out")
+    done = pretrained or (Path(settings.out) / "student.safetensors").exists()
+    if settings.stage == "student" and not done:
         trained(Path(settings.out), "teacher")
     if settings.max_time is not None:
         duration(settings.max_time)

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from scm_core.base import console
 from scm_core.base.claim import agreed
@@ -74,6 +74,7 @@ class Run:
         self.codec: Codec = spec.codec(settings, self.statistics)
         self.autoencoder = self._autoencoder()
         self.pretrained = bool(self.autoencoder and self.autoencoder.pretrained)
+        self.teacher: str | None = settings.get("pretrained")  # that somebody else has trained
         self.stages = self._stages()
         if not (self.folder / "config.yaml").exists():
             self._check_fit()
@@ -112,17 +113,9 @@ class Run:
             raise UserError(str(error)) from error
         average = averaging.whole()
         if trainer.is_global_zero:
-            storage.export(
-                exported,
-                average,
-                stage=name,
-                step=trainer.global_step,
-                config=self.settings,
-                shape=self.data.shape,
-                condition=self.schema,
-                statistics=self.statistics,
-                autoencoder=None if self.pretrained or name == "decoder" else self.autoencoder,
-            )
+            autoencoder = None if self.pretrained or name == "decoder" else self.autoencoder
+            about = {"stage": name, "step": trainer.global_step, "autoencoder": autoencoder}
+            self._export(exported, average, **about)
             guard.forget_previous()
             console.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
@@ -140,6 +133,7 @@ class Run:
     def _stages(self) -> list[str]:
         """Those that were asked for: the one named, or all that there are."""
         known = STAGES if self.autoencoder and not self.pretrained else STAGES[1:]
+        known = known[-1:] if self.teacher else known
         named = self.settings.stage
         if named and named not in known:
             raise UserError(f"stage={named} is none of {', '.join(known)}")
@@ -155,7 +149,10 @@ class Run:
         with torch.random.fork_rng(devices=[]):  # weights that are drawn here are not trained
             if self.autoencoder:
                 shape = latent_shape(self.autoencoder, self.data.train_set.__getitems__([0]).x)
-            self.spec.backbone(self.settings, shape, self.data.condition, self.statistics)
+            schema = self.data.condition
+            backbone = self.spec.backbone(self.settings, shape, schema, self.statistics)
+            if self.teacher:
+                checkpoint.check_samples(self.teacher, backbone, shape, schema)
 
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
@@ -180,14 +177,37 @@ class Run:
         backbone = self.spec.backbone(self.settings, *of_data)
         if name == "teacher":
             return teacher(backbone, schema, self.settings.teacher)
-        weights = trained(self.folder, "teacher")
-        of_backbone, _ = storage.split(storage.read(weights)[1])
-        checkpoint.load_weights(backbone, of_backbone, weights)
+        if self.teacher:
+            self._state_teacher(backbone.source)
+        else:
+            weights = trained(self.folder, "teacher")
+            of_backbone, _ = storage.split(storage.read(weights)[1])
+            checkpoint.load_weights(backbone, of_backbone, weights)
         network: nn.Module | None = None
         if self.settings.student.method == "distill":
             network = self.spec.backbone(self.settings, *of_data)
             network.load_state_dict(backbone.state_dict())
         return student(backbone, schema, self.settings.student, network, self.data.bounds)
+
+    @rank_zero_only
+    def _state_teacher(self, source: str) -> None:
+        """Export a pretrained teacher: whose weights it has, but none of them.
+
+        UserError where they have changed since the run began.
+        """
+        path = self.folder / "teacher.safetensors"
+        if not path.exists():
+            self._export(path, {}, stage="teacher", step=0, source=source)
+        elif storage.read(path)[0].get("source") != source:
+            raise UserError(
+                f"{self.folder} holds a run whose teacher was another one than "
+                f"pretrained={self.teacher} is now: name that one, or choose another out="
+            )
+
+    def _export(self, path: Path, weights: dict[str, Tensor], **more: Any) -> None:
+        """Write a stage's weights with all that is known of the samples."""
+        known = {"condition": self.schema, "statistics": self.statistics}
+        storage.export(path, weights, config=self.settings, shape=self.data.shape, **known, **more)
 
     def _trainer(
         self, name: str, steps: int, averaging: Averaging, guard: DivergenceGuard

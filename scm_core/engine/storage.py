@@ -43,10 +43,12 @@ def export(
     condition: Schema,
     statistics: dict[str, Any],
     autoencoder: nn.Module | None = None,
+    source: str | None = None,
 ) -> None:
     """Write EMA weights with all that sampling needs, atomically.
 
     The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
+    Weights that a pretrained model has may be left out: `source` is its hash.
     UserError on a full disk, and for weights that are NaN or Inf.
     """
     of_autoencoder = autoencoder.state_dict() if autoencoder else {}
@@ -63,6 +65,7 @@ def export(
         "condition": schema_to_dict(condition),
         "statistics": statistics,
         "config": {k: v for k, v in configuration.plain(config).items() if k not in OF_THE_RUN},
+        **({"source": source} if source else {}),
     }
     _write(path, {k: _half(v) for k, v in weights.items()}, described)
 
