@@ -44,7 +44,11 @@ class Skipped(NamedTuple):
 
 
 def classified(
-    folder: Path, suffixes: set[str], kind: str, pattern: str | None = None
+    folder: Path,
+    suffixes: set[str],
+    kind: str,
+    pattern: str | None = None,
+    by_subfolder: bool = True,
 ) -> tuple[Classes, set[File]]:
     """Class name to sorted files, and which of them are held out; ``kind`` is what people call one.
 
@@ -52,13 +56,14 @@ def classified(
     (see `layout`), or else 5 % of each class, chosen by a hash of its path. Files directly
     in the folder are one class, named as the folder. ``pattern`` is a regular expression whose one
     group, searched in a file's path within the folder, is its class; files that it does not match
-    are left out. Raises UserError for a folder that is missing, without any such file, or mixed,
-    for held-out files without any to train on, and for a damaged shard.
+    are left out. Neither by a pattern nor ``by_subfolder``, all are of one class. Raises UserError
+    for a folder that is missing, without any such file, or mixed, for held-out files without any
+    to train on, and for a damaged shard.
     """
     if not folder.is_dir():
         raise UserError(f"data.root={folder} is not a folder.")
-    find = _by_pattern(pattern) if pattern else _by_subfolder
-    tree, others = _tree(folder, suffixes)
+    find = _by_pattern(pattern) if pattern else _by_subfolder if by_subfolder else _together
+    tree, others = listed(folder, suffixes)
     known = f"{kind} (of {', '.join(sorted(suffix.lstrip('.') for suffix in suffixes))})"
     for name in empty_parts(folder, tree.values()):
         raise UserError(f"{folder / name} has no {known}.")
@@ -79,9 +84,9 @@ def classified(
             f"{' and '.join(found.trained)} lacks: {', '.join(strange)}."
         )
     for files in classes.values():
-        held.update(_held_out([file for file in files if file not in found.decided], folder))
+        held.update(hold_out([file for file in files if file not in found.decided], folder))
     tell(folder, found)
-    if not pattern:
+    if not pattern and by_subfolder:
         tell_left_out(folder, found.homes, others.values(), set(classes), known)
     if list(classes) == ["."]:
         classes = {(folder / found.root).resolve().name: classes["."]}
@@ -109,6 +114,18 @@ def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield from walk(child, (*above, real))
         elif child.is_file():
             yield child
+
+
+def listed(folder: Path, suffixes: set[str]) -> tuple[Tree, Tree]:
+    """The files of these endings, beside each other or packed, and all others."""
+    for files in (walk(folder), members(folder)):
+        paths = {file: file.relative_to(folder) for file in files}
+        shown = {file: path for file, path in paths.items() if not any(map(ignored, path.parts))}
+        ordered = dict(sorted(shown.items(), key=lambda item: item[1]))
+        tree = {f: path for f, path in ordered.items() if path.suffix.lower() in suffixes}
+        if tree:
+            break
+    return tree, {file: path for file, path in ordered.items() if file not in tree}
 
 
 def in_threads(read: Callable[[File], Read], paths: Sequence[File]) -> Iterator[Read]:
@@ -248,6 +265,11 @@ def _by_subfolder(tree: Tree, folder: Path, kind: str) -> Classes:
     return classes
 
 
+def _together(tree: Tree, folder: Path, kind: str) -> Classes:
+    """All files as one class, named "."."""
+    return {".": list(tree)}
+
+
 def _by_pattern(pattern: str) -> Callable[[Tree, Path, str], Classes]:
     try:
         expression = re.compile(pattern)
@@ -268,19 +290,7 @@ def _by_pattern(pattern: str) -> Callable[[Tree, Path, str], Classes]:
     return find
 
 
-def _tree(folder: Path, suffixes: set[str]) -> tuple[Tree, Tree]:
-    """The files of these endings, beside each other or packed, and all others."""
-    for files in (walk(folder), members(folder)):
-        paths = {file: file.relative_to(folder) for file in files}
-        shown = {file: path for file, path in paths.items() if not any(map(ignored, path.parts))}
-        ordered = dict(sorted(shown.items(), key=lambda item: item[1]))
-        tree = {f: path for f, path in ordered.items() if path.suffix.lower() in suffixes}
-        if tree:
-            break
-    return tree, {file: path for file, path in ordered.items() if file not in tree}
-
-
-def _held_out(files: list[File], folder: Path) -> list[File]:
+def hold_out(files: list[File], folder: Path) -> list[File]:
     """The 5 % of a class with the lowest hashes, at least one of two or more files."""
     names = {path: os.fsencode(path.relative_to(folder).as_posix()) for path in files}
     ranked = sorted(files, key=lambda path: hashlib.sha256(names[path]).digest())
