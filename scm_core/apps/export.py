@@ -48,7 +48,7 @@ class StudentGraph(nn.Module):
     def __init__(self, model: Checkpoint, steps: int) -> None:
         super().__init__()
         self.backbone, self.sigma_data = model.backbone, model.sigma_data
-        self.times = samplers.consistency_times(steps, model.sigma_data)
+        self.times = samplers.consistency_times(steps, model.sigma_data, model.ends)
         self.autoencoder = model.codec.autoencoder  # with weights to be found
         self.traced = model.codec.traced
         self.shape = (steps, *model.shape)

@@ -49,6 +49,11 @@ class Checkpoint:
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The times of a student's first and last step, where its backbone has its own."""
+        return getattr(self.backbone, "ends", None)
+
     @cached_property
     def sha256(self) -> str:
         """Of the file, read once."""

@@ -108,12 +108,18 @@ def _generator(seed: int, i: int) -> torch.Generator:
 
 
 def sampler(
-    name: str, steps: int, sigma_data: float, guidance: float = 1.0, schema: Schema | None = None
+    name: str,
+    steps: int,
+    sigma_data: float,
+    guidance: float = 1.0,
+    schema: Schema | None = None,
+    ends: tuple[float, float] | None = None,
 ) -> Callable[..., Tensor]:
     """A function `(model, noise, condition, fresh) -> x` by the sampler's name.
 
-    Only `consistency` has a use for `fresh`, the noise that its later steps add. Names are
-    `consistency`, `ddim`, `heun` and `dpm`; UserError for another.
+    Only `consistency` has a use for `fresh`, the noise that its later steps add, and for the
+    backbone's own `ends` of its times. Names are `consistency`, `ddim`, `heun` and `dpm`; UserError
+    for another.
     """
     if name != "consistency" and name not in ODE_SAMPLERS:
         known = ["consistency", *ODE_SAMPLERS]
@@ -127,7 +133,7 @@ def sampler(
     ) -> Tensor:
         model = Guided(model, guidance, partial(null_condition, schema or {}))
         if name == "consistency":
-            times = samplers.consistency_times(steps, sigma_data)
+            times = samplers.consistency_times(steps, sigma_data, ends)
             return samplers.consistency(model, noise, times, sigma_data, condition, fresh=fresh)
         times = samplers.ode_times(steps, sigma_data)
         return ODE_SAMPLERS[name](model, noise, times, sigma_data, condition)[-1]
@@ -156,7 +162,7 @@ def make_sampler(
             raise UserError(f"sampler={name} is for a teacher; a student takes steps= alone")
         if guidance not in (None, baked):
             raise UserError(f"this student was distilled at guidance {baked}; leave guidance= out")
-        return sampler("consistency", steps or STEPS, model.sigma_data)
+        return sampler("consistency", steps or STEPS, model.sigma_data, ends=model.ends)
     if name == "consistency":
         raise UserError("a teacher cannot be sampled by consistency steps; use ddim, heun or dpm")
     scale = baked if guidance is None else guidance

@@ -162,7 +162,12 @@ class Bench:
         """
         counted = CountedModel(model.model)
         sampler = sampling.sampler(
-            setting.sampler, setting.steps, model.sigma_data, setting.guidance, model.condition
+            setting.sampler,
+            setting.steps,
+            model.sigma_data,
+            setting.guidance,
+            model.condition,
+            model.ends,
         )
         parts, seconds = [], []
         for part in distributed.round_robin(sampling.batches(self.n, self.batch_size)):

@@ -25,12 +25,18 @@ Model = Callable[[Tensor, Tensor, Condition | None], Tensor]
 FIRST_TIME, LAST_TIME = 1.3, 1.1
 
 
-def consistency_times(steps: int, sigma_data: float) -> Tensor:
-    """The `steps` falling times at which a student is evaluated, float64."""
+def consistency_times(
+    steps: int, sigma_data: float, ends: tuple[float, float] | None = None
+) -> Tensor:
+    """The `steps` falling times at which a student is evaluated, float64.
+
+    `ends` are the first and the last of two and more, by default `t_max` and `LAST_TIME`.
+    """
     if steps < 1:
         raise ValueError(f"steps is {steps}, it must be at least 1")
-    middle = torch.linspace(FIRST_TIME, LAST_TIME, steps - 1) if steps > 2 else [LAST_TIME]
-    times = [TrigFlow(sigma_data).t_max, *map(float, middle)]
+    first, last = ends or (TrigFlow(sigma_data).t_max, LAST_TIME)
+    middle = torch.linspace(FIRST_TIME, last, steps - 1) if steps > 2 else [last]
+    times = [first, *map(float, middle)]
     return torch.tensor(times[:steps], dtype=torch.float64)
 
 
