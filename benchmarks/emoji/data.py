@@ -2,7 +2,7 @@
 
 The pictures are those of two fonts, read from the archives that `npm pack` writes
 (`emoji-datasource-google` and `emoji-datasource-twitter`, 16.0.0): Noto Emoji is under the Apache
-License 2.0, Twemoji under CC BY 4.0. A prompt is the emoji's name and its font: "hot pepper,
+License 2.0, Twemoji under CC BY 4.0. A prompt is the emoji's name and its font: "polar bear,
 google style". Of every 20th emoji one font is held out (in `held/`, the rest in `train/`), so
 that its prompt is new while its name and its style are not. `emoji.json` lists all of them.
 """
@@ -16,17 +16,17 @@ from pathlib import Path
 from PIL import Image
 
 FONTS = "google", "twitter"
-CATEGORIES = "Animals & Nature", "Food & Drink"
+CATEGORY = "Animals & Nature"
 HELD_OUT = 20
 
 
 def names(archive: tarfile.TarFile) -> list[dict]:
-    """The emoji of the categories above that both fonts draw."""
+    """The emoji of the category above that both fonts draw."""
     listed = json.load(archive.extractfile("package/emoji.json"))
     return [
         emoji
         for emoji in sorted(listed, key=lambda emoji: emoji["sort_order"])
-        if emoji["category"] in CATEGORIES and all(emoji[f"has_img_{font}"] for font in FONTS)
+        if emoji["category"] == CATEGORY and all(emoji[f"has_img_{font}"] for font in FONTS)
     ]
 
 
