@@ -1,4 +1,4 @@
-"""A student as one graph."""
+"""A student as one graph, or as what it was made of: a pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from scm_core.apps import export_pipeline
 from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.base import console
 from scm_core.base.arguments import place
@@ -26,6 +27,7 @@ from scm_core.method import samplers
 
 NEEDS = "export as ONNX needs onnx, onnxscript and onnxruntime: pip install 'scm-core[export]'"
 TRACED, COMPARED, ROUNDS = 3, 8, 5  # samples that are traced and compared, and timed runs
+PIPELINE = "diffusers"  # format= of a folder, which takes any number of steps
 BAR = 1e-3  # what PyTorch and the graph may differ by, relative to the output's norm
 
 Run = Callable[[Tensor, Condition], Tensor]
@@ -73,13 +75,15 @@ def main(arguments: list[str]) -> None:
     settings, decoder = settings_of(ExportConfig, arguments)
     if not settings.out:
         raise UserError("write it to which file? give out=FILE")
-    if settings.format not in WRITERS:
-        raise UserError(f"format={settings.format} is neither {' nor '.join(WRITERS)}")
+    if settings.format not in (*WRITERS, PIPELINE):
+        raise UserError(f"format={settings.format} is none of {', '.join((*WRITERS, PIPELINE))}")
     if settings.steps < 1:
         raise UserError(f"steps={settings.steps} must be at least 1")
     model = open_checkpoint(settings.checkpoint, settings.modality, decoder, device="cpu")
     if model.stage != "student":
         raise UserError(f"{model.path} holds a {model.stage}; only a student is a few steps")
+    if settings.format == PIPELINE:
+        return export_pipeline.main(model, Path(settings.out))
     student = StudentGraph(model, settings.steps).eval()
     path = Path(settings.out)
     with warnings.catch_warnings():

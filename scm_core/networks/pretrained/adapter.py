@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from scm_core.networks.pretrained import schedule
 from scm_core.networks.pretrained.families import Family, Given
 
 
@@ -36,6 +37,11 @@ class Adapter(nn.Module):
         self.network, self.path, self.family = network, path, family
         self.source, self.prompt = source, fields.get("prompt")
         self.known = {"factor": factor, "scheduler": dict(scheduler)}
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The times of a student's first and last step, where they are the network's own."""
+        return schedule.ends(self.path)
 
     def forward(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor] | None) -> Tensor:
         """F (B, C, *grid) at x of that shape and t (B,)."""

@@ -1,0 +1,106 @@
+"""A student of a pretrained network as a pipeline of diffusers, which samples it without us."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from scm_core.base import console
+from scm_core.base.errors import UserError
+from scm_core.base.files import save_tensors, write_text
+from scm_core.engine.checkpoint import Checkpoint
+from scm_core.engine.storage import read
+from scm_core.networks.pretrained import Adapter, Pipeline
+from scm_core.networks.pretrained.schedule import scheduler
+
+INDEX, LORA = "model_index.json", "pytorch_lora_weights.safetensors"  # as diffusers calls them
+OWN_SIGMAS = "1 / num_inference_steps"  # in a pipeline's source, where it makes the last of them
+NETWORK = "network."  # before the names of an adapter's weights
+
+
+def main(model: Checkpoint, out: Path) -> None:
+    """Write the folder, and say how it is sampled."""
+    adapter, pipeline = student_of(model), Pipeline.open(model.config.pretrained)
+    write(adapter, pipeline, out, lora_in(model.path, pipeline.part))
+    console.console.print(
+        f"{out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r}) loads it; call it with "
+        "num_inference_steps=2 and guidance_scale=1",
+        soft_wrap=True,
+    )
+
+
+def student_of(model: Checkpoint) -> Adapter:
+    """The backbone of a student of a pretrained network; UserError for any other."""
+    if not isinstance(model.backbone, Adapter):
+        raise UserError(
+            f"{model.path} is no student of pretrained=, whose pipeline format=diffusers would "
+            "write; use format=onnx or format=torch"
+        )
+    return model.backbone
+
+
+def write(
+    adapter: Adapter, pipeline: Pipeline, out: Path, lora: dict[str, Tensor] | None = None
+) -> None:
+    """Write the `pipeline` with the adapter's network and a scheduler that visits its times.
+
+    Of a LoRA student the matrices alone are written beside it, for `load_lora_weights`. UserError
+    for a folder that is there, a full disk, and a network that no scheduler of diffusers is for.
+    """
+    if out.exists():
+        raise UserError(f"out={out} is there already: name a folder that is not")
+    index = json.loads((pipeline.folder / INDEX).read_text(encoding="utf-8"))
+    found = scheduler(adapter.path, pipeline.scheduler, own_sigmas(str(index.get("_class_name"))))
+    if found is None:
+        raise UserError(
+            f"pretrained={pipeline.name}: diffusers has no scheduler for consistency models of its "
+            "kind (EDM); use format=onnx or format=torch"
+        )
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        for name in components(pipeline, index):
+            shutil.copytree(pipeline.folder / name, part / name)
+        adapter.network.save_pretrained(part / pipeline.part)
+        index["scheduler"] = ["diffusers", found["_class_name"]]
+        write_text(part / INDEX, json.dumps(index, indent=2))
+        write_text(part / "scheduler" / "scheduler_config.json", json.dumps(found, indent=2))
+        if lora:
+            save_tensors(part / LORA, lora, {})
+        part.rename(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def components(pipeline: Pipeline, index: dict[str, Any]) -> list[str]:
+    """The folders of a pipeline's parts that are taken as they are."""
+    changed = (pipeline.part, "scheduler")
+    return [key for key in index if key not in changed and (pipeline.folder / key).is_dir()]
+
+
+def own_sigmas(kind: str) -> bool:
+    """Whether a class of diffusers hands its scheduler the sigmas 1, ..., 2/n, 1/n."""
+    import diffusers
+
+    found = getattr(diffusers, kind, None)
+    return OWN_SIGMAS in inspect.getsource(found.__call__) if found else False
+
+
+def lora_in(path: Path, part: str) -> dict[str, Tensor] | None:
+    """The matrices that a student's file holds, None where it holds whole weights."""
+    described, weights = read(path)
+    lora = described.get("lora")
+    return lora_of(part, weights, lora["alpha"] / lora["rank"]) if lora else None
+
+
+def lora_of(part: str, weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """An adapter's A and B as diffusers names them, with its `alpha / rank` in B."""
+    named = {f"{part}.{key.removeprefix(NETWORK)}": value for key, value in weights.items()}
+    return {key: value * scale if ".lora_B." in key else value for key, value in named.items()}

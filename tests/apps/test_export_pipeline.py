@@ -1,0 +1,177 @@
+"""A student as a pipeline of diffusers: what it draws from a noise is what ours draws from it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scm_core.apps import export, export_pipeline
+from scm_core.base.errors import UserError
+from scm_core.contract.fields import Tokens
+from scm_core.method.samplers import consistency, consistency_times
+from scm_core.networks.pretrained import Pipeline
+
+diffusers = pytest.importorskip("diffusers")
+pipelines = pytest.importorskip("pipelines")
+
+SANA, SD3, PIXART = "SanaTransformer2DModel", "SD3Transformer2DModel", "PixArtTransformer2DModel"
+FLUX, UNET = "FluxTransformer2DModel", "UNet2DConditionModel"
+WITHOUT_US = """
+import sys
+sys.modules["scm_core"] = None  # to import it raises
+import torch, diffusers
+folder, (given, absent) = sys.argv[1], torch.load(sys.argv[2])
+pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **absent)
+torch.manual_seed(1)
+torch.save(pipe(**given, output_type="latent", return_dict=False)[0], sys.argv[2])
+"""
+
+
+def absent(folder):
+    """The parts that a tiny pipeline has not, which diffusers wants to be told."""
+    index = json.loads((folder / "model_index.json").read_text())
+    return {key: None for key, value in index.items() if value == [None, None]}
+
+
+def opened(folder):
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **absent(folder))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def trained(name, folder):
+    """A pipeline on the disk, and a student of it: the same network with other weights."""
+    pipelines.build(name).save_pretrained(folder)
+    case, pipeline = pipelines.CASES[name], Pipeline.open(str(folder))
+    field = Tokens(pipelines.LENGTH, pipelines.WIDTH, case.pooled)
+    adapter = pipeline.adapter({"prompt": field}).eval()
+    with torch.no_grad():
+        for parameter in adapter.network.parameters():
+            parameter.mul_(1.1)
+    return case, pipeline, adapter, field
+
+
+def prompt(case, field):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, pipelines.LENGTH, pipelines.WIDTH, generator=generator)
+    pooled = torch.randn(1, case.pooled, generator=generator)
+    mask = torch.ones(1, pipelines.LENGTH, dtype=torch.long)
+    given = {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
+    given |= {"prompt_attention_mask": mask, "prompt_embeds_mask": mask}
+    return {key: given[key] for key in case.asked}, {"prompt": field.pack(tokens, mask, pooled)}
+
+
+def ours(adapter, case, condition, noise, steps):
+    """Both of N(0, 1) before the first step, as `fresh` is: samples of unit variance."""
+    generator = torch.Generator().manual_seed(1)
+
+    def fresh(x):
+        return torch.randn(x.shape, generator=generator)
+
+    times = consistency_times(steps, 1.0, adapter.ends)
+    return consistency(adapter, noise, times, 1.0, condition, fresh=fresh)
+
+
+def folded(case, x):
+    """Samples as the pipeline takes and gives latents."""
+    if case.pipeline != "FluxPipeline":
+        return x
+    return diffusers.FluxPipeline._pack_latents(x, 1, *x.shape[1:])
+
+
+def unfolded_noise(pipe, case, monkeypatch):
+    """Fresh noise is drawn in the layout of a sample, not of the pipeline's tokens."""
+    module = sys.modules[type(pipe.scheduler).__module__]
+
+    def drawn(shape, generator=None, device=None, dtype=None):
+        return folded(case, torch.randn(1, *case.shape, generator=generator, dtype=dtype))
+
+    monkeypatch.setattr(module, "randn_tensor", drawn)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("name", [SANA, SD3, PIXART, FLUX, UNET])
+def test_diffusers_draws_what_we_draw(tmp_path, monkeypatch, name, steps):
+    case, pipeline, adapter, field = trained(name, tmp_path / "teacher")
+    export_pipeline.write(adapter, pipeline, tmp_path / "student")
+    pipe = opened(tmp_path / "student")
+    unfolded_noise(pipe, case, monkeypatch)
+    asked, condition = prompt(case, field)
+    noise = torch.randn(1, *case.shape)
+    expected = folded(case, ours(adapter, case, condition, noise, steps))
+    torch.manual_seed(1)  # some pipelines give their scheduler no generator
+    found = pipe(
+        **asked,
+        **case.call,
+        latents=folded(case, noise),
+        num_inference_steps=steps,
+        output_type="latent",
+        return_dict=False,
+    )[0]
+    rounding = 5e-3 if name == PIXART else 1e-4  # its noise is divided by a cosine of 0.006
+    torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.slow  # it imports all of it once more
+def test_it_is_sampled_where_this_package_is_not(tmp_path):
+    case, pipeline, adapter, field = trained(SANA, tmp_path / "teacher")
+    export_pipeline.write(adapter, pipeline, tmp_path / "student")
+    asked, condition = prompt(case, field)
+    noise, passed = torch.randn(1, *case.shape), tmp_path / "passed.pt"
+    given = {**asked, **case.call, "latents": noise, "num_inference_steps": 2}
+    torch.save((given, absent(tmp_path / "student")), passed)
+    command = [sys.executable, "-c", WITHOUT_US, tmp_path / "student", passed]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    expected = ours(adapter, case, condition, noise, 2)
+    torch.testing.assert_close(torch.load(passed), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_student_of_no_pipeline_is_refused(tmp_path):
+    words = ["modality=image", "format=diffusers", f"out={tmp_path / 'student'}"]
+    with pytest.raises(UserError, match="is no student of pretrained="):
+        export.main(words)
+
+
+def test_the_second_of_two_steps_is_ours_or_the_nearest_there_is(tmp_path):
+    _, pipeline, adapter, _ = trained(SANA, tmp_path / "flow")
+    assert adapter.ends == pytest.approx((torch.pi / 2, 1.1))
+    _, pipeline, adapter, _ = trained(UNET, tmp_path / "vp")
+    times = pipeline.path().low
+    assert adapter.ends[0] > times.max()
+    assert abs(adapter.ends[1] - 1.1) < 0.1
+
+
+def test_other_parts_are_the_teachers(tmp_path):
+    _, pipeline, adapter, _ = trained(SANA, tmp_path / "teacher")
+    (pipeline.folder / "vae").mkdir()
+    (pipeline.folder / "vae" / "config.json").write_text("{}")
+    (pipeline.folder / "notes").mkdir()  # of nobody's
+    index = json.loads((pipeline.folder / "model_index.json").read_text())
+    index["vae"] = ["diffusers", "AutoencoderDC"]
+    (pipeline.folder / "model_index.json").write_text(json.dumps(index))
+    export_pipeline.write(adapter, pipeline, tmp_path / "student")
+    found = json.loads((tmp_path / "student" / "model_index.json").read_text())
+    assert found == index | {"scheduler": ["diffusers", "FlowMatchLCMScheduler"]}
+    names = {path.name for path in (tmp_path / "student").iterdir()}
+    assert names == {"model_index.json", "scheduler", "transformer", "vae"}
+    with pytest.raises(UserError, match="is there already"):
+        export_pipeline.write(adapter, pipeline, tmp_path / "student")
+
+
+def test_matrices_of_a_lora_are_as_diffusers_names_them(tmp_path):
+    """What `load_lora_weights` makes of them is the network with `W + alpha / rank B A`."""
+    _, pipeline, adapter, _ = trained(SANA, tmp_path / "teacher")
+    layer, scale = "transformer_blocks.0.attn1.to_q", 0.5
+    low, high = torch.randn(2, 16), torch.randn(16, 2)
+    given = {f"network.{layer}.lora_A.weight": low, f"network.{layer}.lora_B.weight": high}
+    lora = export_pipeline.lora_of(pipeline.part, given, scale)
+    export_pipeline.write(adapter, pipeline, tmp_path / "student", lora)
+    pipe = opened(tmp_path / "teacher")
+    before = pipe.transformer.get_submodule(layer).weight.detach().clone()
+    pytest.importorskip("peft")
+    pipe.load_lora_weights(tmp_path / "student")
+    pipe.fuse_lora()
+    after = pipe.transformer.get_submodule(layer).base_layer.weight
+    torch.testing.assert_close(after, before + scale * high @ low)
