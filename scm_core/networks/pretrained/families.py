@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from scm_core.base.errors import UserError
+
 
 class Given(NamedTuple):
     """What a network is asked about: samples x (B, C, *grid) and its own time (B,), with tokens
@@ -174,6 +176,12 @@ def _ltx(network: nn.Module, given: Given) -> dict[str, Any]:
     return {**sizes, "rope_interpolation_scale": scale}
 
 
+def _cogvideox(network: nn.Module, given: Given) -> dict[str, Any]:
+    if network.config.use_rotary_positional_embeddings:
+        raise UserError("a CogVideoX with rotary positions is not supported")
+    return {}
+
+
 def _stable_diffusion(network: nn.Module, given: Given) -> dict[str, Any]:
     if network.config.addition_embed_type != "text_time":
         return {}
@@ -209,7 +217,7 @@ FAMILIES: dict[str, Family] = {
         sample="x", tokens=None, time="t", unit_time=True, reversed=True, layout=LIST, more=_z_image
     ),
     # Clips by a text.
-    "CogVideoXTransformer3DModel": Family(layout=FRAMES_FIRST),
+    "CogVideoXTransformer3DModel": Family(layout=FRAMES_FIRST, more=_cogvideox),
     "LTXVideoTransformer3DModel": Family(mask=MASK, layout=CELLS, more=_ltx),
     "SanaVideoTransformer3DModel": Family(mask=MASK),
     "WanTransformer3DModel": Family(),

@@ -63,6 +63,8 @@ class Pipeline:
         part = next((part for part in PARTS if (folder / part / CONFIG).is_file()), None)
         if part is None:
             raise UserError(f"pretrained={name} has neither a transformer nor a unet")
+        if (folder / f"{part}_2" / CONFIG).is_file():
+            raise UserError(f"pretrained={name} has two networks, of which one alone is supported")
         vae = folder / "vae" / CONFIG
         found = cls(
             name,
