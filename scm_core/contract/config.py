@@ -92,7 +92,8 @@ class TrainerConfig:
     """What Lightning's Trainer is told. `precision` auto is bf16-mixed where the device is fast at
     it (CUDA, CPUs with AMX or AVX512-BF16) and 32-true elsewhere; `strategy` fsdp is FSDP2;
     `recompute` is activation checkpointing, and `average_on_cpu` keeps the EMA weights there, both
-    to save the device's memory; `checkpoint_every`, `preview_every` and `log_every` count steps."""
+    to save the device's memory; `ema_snapshots` keeps averages of two widths so many times a phase,
+    for `scm_core.reweigh`; `checkpoint_every`, `preview_every` and `log_every` count steps."""
 
     accelerator: str = "auto"
     devices: str = "auto"
@@ -103,6 +104,7 @@ class TrainerConfig:
     compile: bool = False
     recompute: bool = False
     average_on_cpu: bool = False
+    ema_snapshots: int = 0
     checkpoint_every: int = 500
     preview_every: int = 1000
     log_every: int = 50

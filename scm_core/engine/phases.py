@@ -20,8 +20,8 @@ class Phases(Callback):
     phase's first step, so that what a resumed run finds there is what the phase before has left.
     """
 
-    def __init__(self, averaging: Averaging) -> None:
-        self.averaging = averaging
+    def __init__(self, averaging: Averaging, *more: Averaging) -> None:
+        self.averaging, self.averages = averaging, (averaging, *more)
         self.entered: int | None = None  # by this process
 
     def on_train_batch_start(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
@@ -31,7 +31,8 @@ class Phases(Callback):
         optimizer = trainer.optimizers[0]
         if number and trainer.global_step == stage.starts[number]:
             sharding.overwrite(stage.backbone, self.averaging.ema.average)
-            self.averaging.ema.step = 0
+            for averaging in self.averages:
+                averaging.ema.step = 0
             optimizer.state.clear()
         stage.enter(number)
         for group in optimizer.param_groups:

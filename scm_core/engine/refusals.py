@@ -32,7 +32,7 @@ AT_LEAST_1 = (
     *("trainer.accumulate", "trainer.checkpoint_every", "trainer.preview_every"),
     *("trainer.log_every", "limits.pixels", "limits.frames", "limits.bytes"),
 )
-AT_LEAST_0 = ("data.workers", *(f"{stage}.lr_warmup" for stage in STAGES))
+AT_LEAST_0 = ("data.workers", "trainer.ema_snapshots", *(f"{stage}.lr_warmup" for stage in STAGES))
 ABOVE_0 = (
     *(f"{stage}.lr" for stage in STAGES),
     *("teacher.P_std", "limits.seconds", "trainer.gradient_clip"),

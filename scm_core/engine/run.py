@@ -39,6 +39,7 @@ from scm_core.engine.monitoring import Logging, ProgressBar, Speed
 from scm_core.engine.phases import Phases
 from scm_core.engine.previews import Previews, reconstructions, samples
 from scm_core.engine.refusals import STAGES, check, check_room, duration, trained, trainer_of
+from scm_core.engine.snapshots import WIDTHS, Snapshots
 from scm_core.engine.stages import Stage, autoencoding, student, teacher
 
 EXAMPLES, NUMBERS = 16, 1 << 16  # held-out conditions in a checkpoint, and numbers in all of them
@@ -213,9 +214,12 @@ class Run:
         self, name: str, steps: int, averaging: Averaging, guard: DivergenceGuard
     ) -> Trainer:
         options, folder = self.settings.trainer, self.folder / name / "samples"
+        count, kept = options.ema_snapshots, self.folder / name / "ema"
+        snapshots = [Snapshots(width, averaging.device, kept, count) for width in WIDTHS if count]
         callbacks = [
             averaging,
-            Phases(averaging),
+            *snapshots,
+            Phases(averaging, *snapshots),
             Seeding(name, self.seed),
             guard,
             Checkpointing(options.checkpoint_every, guard),

@@ -70,6 +70,15 @@ def export(
     _write(path, {k: _half(v) for k, v in weights.items()}, described)
 
 
+def rewrite(path: Path, target: Path, weights: dict[str, Tensor], ema: float) -> None:
+    """Write a checkpoint with other EMA weights of its network, which are of the width `ema`."""
+    described, before = read(path)
+    if split(before)[0].keys() != weights.keys():
+        raise UserError(f"{path} is of another network than those weights")
+    described["config"][described["stage"]]["ema"] = ema
+    _write(target, {k: _half(v) for k, v in {**before, **weights}.items()}, described)
+
+
 def shrink(path: Path, target: Path) -> None:
     """Write a checkpoint with its matrices and kernels in 8 bits, about half as large.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,36 @@ def power_exponent(sigma_rel: float) -> float:
 def decay(step: int, gamma: float) -> float:
     """beta of update number `step` >= 1: `(1 - 1/step)^(gamma + 1)` (EDM2, equation 127)."""
     return (1 - 1 / step) ** (gamma + 1)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (A, B) of profiles, whose rows are (step, gamma) (EDM2, appendix C).
+
+    `p(s) = (gamma + 1) s^gamma / t^(gamma + 1)` for s in [0, t], of the average at step t.
+    """
+    (t_a, y_a), (t_b, y_b) = a.T[:, :, None], b.T[:, None, :]
+    ratio = torch.minimum(t_a, t_b)
+    shares = (ratio / t_a) ** (y_a + 1) * (ratio / t_b) ** (y_b + 1)
+    return (y_a + 1) * (y_b + 1) / (y_a + y_b + 1) * shares / ratio
+
+
+def reconstruction(
+    known: Sequence[tuple[int, float]], step: int, sigma_rel: float
+) -> tuple[Tensor, float]:
+    """Factors (K,), of sum 1, by which K averages make that of another width (EDM2, appendix C).
+
+    `known` are their (step, sigma_rel), wanted is the average after `step` steps. The factors are
+    the least-squares ones; also given is what the profile p misses of the one wanted, as
+    |p - p_wanted| / |p_wanted|. Float64.
+    """
+    profiles = [(float(t), power_exponent(width)) for t, width in [*known, (step, sigma_rel)]]
+    every = torch.tensor(profiles, dtype=torch.float64)
+    products = _products(every, every)
+    A, b = products[:-1, :-1], products[:-1, -1]
+    factors = torch.linalg.lstsq(A, b[:, None], driver="gelsd").solution[:, 0]
+    factors /= factors.sum()
+    missed = (products[-1, -1] - 2 * factors @ b + factors @ A @ factors) / products[-1, -1]
+    return factors, missed.clamp_min(0).sqrt().item()
 
 
 class PowerEMA:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scm_core.method.ema import PowerEMA, power_exponent
+from scm_core.method.ema import PowerEMA, power_exponent, reconstruction
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.1, 0.2])
@@ -53,3 +53,52 @@ def test_state_round_trip():
 def test_impossible_widths_are_refused(sigma_rel):
     with pytest.raises(ValueError, match="ema"):
         power_exponent(sigma_rel)
+
+
+def averages(path, sigma_rel, steps):
+    """The averages of that width after these steps along a path of weights (N, D), float64."""
+    weights = {"w": path[0].clone()}
+    ema, found = PowerEMA(weights, sigma_rel), {}
+    for step, now in enumerate(path, 1):
+        weights["w"].copy_(now)
+        ema.update()
+        if step in steps:
+            found[step] = ema.average["w"].clone()
+    return found
+
+
+def walk(n, d=8):
+    """A path of weights: a drift that comes to rest, and a random walk."""
+    torch.manual_seed(0)
+    time = torch.arange(n, dtype=torch.float64)[:, None] / n
+    noise = torch.randn(n, d, dtype=torch.float64).cumsum(0) / n**0.5
+    return torch.exp(-3 * time) * torch.arange(1.0, d + 1) + 0.3 * noise
+
+
+@pytest.mark.parametrize(
+    ("sigma_rel", "share"), [(0.03, 0.04), (0.07, 0.01), (0.1, 1e-6), (0.15, 0.01), (0.2, 0.1)]
+)
+def test_a_width_is_rebuilt_after_the_run(sigma_rel, share):
+    """Against the average of that width, kept from the beginning: what is missed of it, and by how
+    much it is off beside what the weights move in the last fifth."""
+    n, kept = 960, range(60, 961, 60)
+    path = walk(n)
+    snapshots = {
+        (step, width): average
+        for width in (0.05, 0.1)
+        for step, average in averages(path, width, kept).items()
+    }
+    factors, missed = reconstruction(list(snapshots), n, sigma_rel)
+    rebuilt = (factors[:, None] * torch.stack(list(snapshots.values()))).sum(0)
+    exact = averages(path, sigma_rel, [n])[n]
+    spread = (path[-200:] - path[-200:].mean(0)).square().mean().sqrt()
+    assert missed < share
+    assert (rebuilt - exact).square().mean().sqrt() < share * spread
+    assert factors.sum() == pytest.approx(1)
+
+
+def test_a_width_that_was_kept_is_itself():
+    known = [(50, 0.05), (100, 0.05), (50, 0.1), (100, 0.1)]
+    factors, missed = reconstruction(known, 100, 0.1)
+    torch.testing.assert_close(factors, torch.tensor([0, 0, 0, 1.0]).double(), atol=1e-9, rtol=0)
+    assert missed < 1e-6
