@@ -9,7 +9,7 @@ Keys (key=value):
   features=MODULE:CLASS   another feature extractor than the plugin's, or [SEVERAL,OF,THEM], of
                      which the first is the chooser and the others only report
   compile=true       compile the networks: worth it for thousands of samples
-  out=FOLDER         for metrics.json and quality_time.png; default: where the student lies
+  out=FOLDER         for metrics.json and pictures; default: where the student lies
   data.root= ... decoder.vocoder= ... limits.seconds= ...   keys that differ from the training's
 An interrupted evaluation goes on, row by row, when the same command is given again.
 """

@@ -28,7 +28,7 @@ from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.run import compiled
 from scm_core.evaluation import evaluator, plots, report
 from scm_core.evaluation.evaluator import Bench, Plan, Row
-from scm_core.evaluation.measuring import Partial, measure
+from scm_core.evaluation.measuring import Partial, measure, probe
 from scm_core.evaluation.ratios import judged, ratios
 
 
@@ -83,19 +83,26 @@ def evaluate(arguments: list[str], first: bool) -> None:
     )
     about = _about(student, teacher, full_config, bench, plan)
     about |= {"compiled": settings.compile, "identity": data.identity}
-    rows, scores = measure(bench, plan, student, teacher, data, Partial(out, about, first))
+    measured = measure(bench, plan, student, teacher, data, Partial(out, about, first))
+    picture = out / "nearest.png" if first else None
+    probed = probe(bench, measured, student, teacher, data, picture)
     if not first:
         return
     extractors = [features.name for features in bench.features]
-    found = ratios(rows, extractors, scores)
+    rows = measured.rows
+    found = ratios(rows, extractors, list(measured.test.scores))
     targets = judged(found, student.spec.targets)
     figures = {**about, "date": _date(), "rows": rows, "ratios": found, "targets": targets}
-    write_text(out / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    write_text(out / "metrics.json", json.dumps({**figures, **probed}, indent=2) + "\n")
     points = report.points(rows, f"fd_{extractors[0]}")
-    plot = plots.quality_time_plot(points, out / "quality_time.png")
+    pictures = [
+        plots.quality_time_plot(points, out / "quality_time.png"),
+        plots.trajectory_plot(probed["trajectories"], out / "trajectories.png"),
+        picture,
+    ]
     (out / Partial.NAME).unlink(missing_ok=True)
-    report.show(rows, found, targets)
-    console.console.print(f"{out / 'metrics.json'}, {plot}")
+    report.show(rows, found, targets, probed)
+    console.console.print(", ".join(map(str, (out / "metrics.json", *pictures))))
 
 
 def _preset(settings: DictConfig) -> str:

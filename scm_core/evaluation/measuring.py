@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from scm_core.base.files import write_text
 from scm_core.contract.fields import Condition
 from scm_core.contract.spec import DataModule
 from scm_core.engine.checkpoint import Checkpoint
-from scm_core.evaluation import evaluator
-from scm_core.evaluation.evaluator import Advance, Bench, Plan, Row
+from scm_core.evaluation import evaluator, neighbours, trajectories
+from scm_core.evaluation.evaluator import Advance, Bench, Plan, Row, Samples
 
 REAL, DECODED = "real test set", "real test set, decoded"
+PROBED = 500  # samples that are followed one by one
 
 
 def measure(
@@ -31,8 +33,8 @@ def measure(
     teacher: Checkpoint,
     data: Any,
     partial: Partial,
-) -> tuple[list[Row], list[str]]:
-    """All rows, each kept in ``partial`` as soon as it is finished, and the names of the scores.
+) -> Measured:
+    """All rows, each kept in ``partial`` as soon as it is finished, and what they compare with.
 
     The first row is the real test set, the second the same through a decoder that is not exact.
     """
@@ -59,7 +61,42 @@ def measure(
                 samples, cost = bench.draw(model, setting, test.condition, advance)
                 row = {"name": setting.name, **vars(setting), "n": bench.n, **cost}
                 partial.add({**row, **bench.quality(reference, samples)})
-    return list(partial.rows.values()), list(test.scores)
+    return Measured(list(partial.rows.values()), reference, test)
+
+
+def probe(
+    bench: Bench,
+    measured: Measured,
+    student: Checkpoint,
+    teacher: Checkpoint,
+    data: DataModule,
+    picture: Path | None,
+) -> Row:
+    """What a few samples say of the student beside its quality: ``trajectories``, ``memorisation``.
+
+    See `trajectories.followed` and `neighbours.memorised`; ``picture`` is the file that the latter
+    writes, if any.
+    """
+    few = replace(bench, n=min(bench.n, PROBED))
+    condition, chooser = measured.test.condition, bench.features[0].name
+    with _progress() as bar:
+        with bar("the teacher's trajectories", few.n) as advance:
+            options = (few.n, few.seed, few.batch_size, advance)
+            followed = trajectories.followed(student, teacher, condition, *options)
+        with bar("nearest training media", None) as advance:
+            near = neighbours.memorised(
+                few, student, data, measured.reference[chooser], condition, picture, advance
+            )
+    return {"trajectories": followed, "memorisation": near}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Finished rows, the features of training media, and the real test media."""
+
+    rows: list[Row]
+    reference: dict[str, Tensor]
+    test: Samples
 
 
 class Seen:

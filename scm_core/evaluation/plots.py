@@ -42,6 +42,25 @@ def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Pa
     return write_file(path, lambda file: figure.savefig(file, format="png"))
 
 
+def trajectory_plot(followed: Mapping[str, Any], path: str | Path) -> Path:
+    """Plot how far a student is from the ends of its teacher's trajectories, by t, into a PNG.
+
+    ``followed`` is what `trajectories.followed` gives.
+    """
+    figure, axes = _axes(
+        "t", "rms |f(x_t, t) - x_0|, in std of the data", "On the teacher's own trajectories"
+    )
+    points = [(one["t"], one["rms"]) for one in followed["along"]]
+    axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[0], label="at t")
+    for (steps, rms), colour in zip(followed["end_points"].items(), COLOURS[1:], strict=False):
+        axes.axhline(rms, color=colour, linewidth=1, label=f"sample of {steps} steps")
+    floor = followed["two_step_end_point_floor"]
+    axes.axhline(floor, color=COLOURS[-1], linestyle=":", label="2 steps, perfect")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return write_file(path, lambda file: figure.savefig(file, format="png"))
+
+
 def curves_plot(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     path: str | Path,

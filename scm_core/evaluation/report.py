@@ -16,8 +16,9 @@ DISTANCES = ("FD", "KID", "precision", "recall")  # columns of an extractor
 VISIBLE = 0.01  # share of the time from which decoding has a column of its own
 
 
-def show(rows: list[Row], found: Row, targets: list[Row]) -> None:
-    """Print the rows in each extractor, and the ratios ``found`` beside their ``targets``."""
+def show(rows: list[Row], found: Row, targets: list[Row], probed: Row) -> None:
+    """Print the rows in each extractor, the ratios ``found`` beside their ``targets``, and what was
+    ``probed`` (see `measuring.probe`)."""
     wide = console.console if console.console.is_terminal else console.Console(width=WIDTH)
     chooser, *others = found["by_extractor"]
     wide.print(_rows_table(rows, chooser, found["by_extractor"]))
@@ -25,6 +26,7 @@ def show(rows: list[Row], found: Row, targets: list[Row]) -> None:
         wide.print(_distances_table(rows, name))
     wide.print(_ratios_table(found, targets))
     wide.print(_extractors_table(found, targets))
+    wide.print(_probes_table(probed["trajectories"], probed["memorisation"]))
 
 
 def points(rows: list[Row], distance: str) -> list[Row]:
@@ -110,6 +112,28 @@ def _extractors_table(found: Row, targets: list[Row]) -> Table:
             cells += ["" if value is None else f"{value:.3g}", _target(targets, key, name)]
         if any(cells):
             table.add_row(label, *cells)
+    return table
+
+
+def _probes_table(followed: Row, near: Row) -> Table:
+    table = _table(
+        f"whether it is a consistency model, and no copy ({followed['n']} samples)", [""]
+    )
+    table.add_row(
+        "on the teacher's trajectories, rms |f(x_t, t) - x_0|", f"{followed['mean_rms']:.3f}"
+    )
+    for steps, rms in followed["end_points"].items():
+        table.add_row(f"to the teacher's end points, rms, steps: {steps}", f"{rms:.3f}")
+    floor = followed["two_step_end_point_floor"]
+    table.add_row("the same of a perfect consistency function, steps: 2", f"{floor:.3f}")
+    table.add_row(
+        "nearest training media: median distance over that of real test media",
+        f"{near['median_over_test']:.3f}",
+    )
+    table.add_row(
+        "share of samples nearer than 99 % of real test media",
+        f"{near['share_nearer_than_first_percentile']:.3f}",
+    )
     return table
 
 

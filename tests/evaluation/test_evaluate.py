@@ -14,6 +14,7 @@ from scm_core.base.errors import UserError
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
+from scm_core.data.media import curve_images, image_grid
 from scm_core.engine import checkpoint, config, storage
 from scm_core.evaluation import evaluator
 
@@ -83,7 +84,8 @@ class ToyCodec(Codec):
     def save(self, media, path):
         raise NotImplementedError
 
-    preview = save
+    def preview(self, media):
+        return image_grid(curve_images(media.flatten(1)))
 
 
 class LossyCodec(ToyCodec):
@@ -208,7 +210,12 @@ def test_exact_samplers_are_as_good_as_real_data(student, capsys):
     assert metrics["ratios"]["reference_time_over_two_step_time"] > 5
     assert metrics["ratios"]["two_step_second_class_over_real"] == 1
     assert metrics["guidance"] == 1.5 and metrics["student"]["step"] == 7
-    assert (student.parent / "quality_time.png").read_bytes().startswith(b"\x89PNG")
+    assert metrics["trajectories"]["n"] == metrics["memorisation"]["n"] == 200
+    assert metrics["trajectories"]["mean_rms"] < 0.05
+    assert metrics["memorisation"]["median_over_test"] == pytest.approx(1, abs=0.1)
+    for picture in ("quality_time", "trajectories", "nearest"):
+        written = (student.parent / f"{picture}.png").read_bytes()
+        assert written.startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "their second class over that of the real test set" in printed
     assert "decoded" not in printed and "real time" not in printed
@@ -355,6 +362,7 @@ def test_several_features_can_be_named_the_first_being_the_chooser(student):
         run(student, "features=[test_evaluate:ToyFeatures,test_evaluate:Doubled]")
 
 
+@pytest.mark.slow
 def test_compiled_networks_draw_what_others_draw(student):
     eager, compiled = run(student)["rows"], run(student, "compile=true")
     assert compiled["compiled"]
