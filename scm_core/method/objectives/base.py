@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -90,6 +91,12 @@ class Objective(nn.Module):
     def networks(self) -> list[nn.Module]:
         """Copies of the backbone among its modules: what is compiled and sharded as that is."""
         return []
+
+
+def trainable_copy(network: nn.Module) -> nn.Module:
+    """A copy of a network to train; one with a method of this name makes it in its own way."""
+    own = getattr(network, "trainable_copy", None)
+    return own() if own else copy.deepcopy(network).train().requires_grad_(True)
 
 
 def require_choice(key: str, value: str, known: Sequence[str]) -> None:

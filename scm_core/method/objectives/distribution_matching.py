@@ -7,7 +7,6 @@ which direction each sample is more likely under the teacher (Yin et al. 2023, a
 
 from __future__ import annotations
 
-import copy
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from scm_core.method.objectives.base import (
     require,
     require_proposal,
     rms,
+    trainable_copy,
 )
 from scm_core.method.objectives.diffusion import diffusion_loss
 from scm_core.method.objectives.endpoint import clipped
@@ -78,7 +78,7 @@ class DistributionMatching(Objective):
 
     def __init__(self, options: Any = None, teacher: nn.Module | None = None) -> None:
         super().__init__(options)
-        self.fake = copy.deepcopy(teacher).train().requires_grad_(True)
+        self.fake = trainable_copy(teacher)
         self.weight = LearnedWeight()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
