@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -75,6 +76,15 @@ def copy(source: Path, target: Path) -> None:
     """Copy a file's content; UserError when the disk refuses."""
     with replacing(target) as part:
         shutil.copyfile(source, part)
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """A hash of a network's weights and buffers, whatever their dtype."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_tensors(

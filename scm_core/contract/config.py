@@ -65,13 +65,26 @@ class TeacherConfig:
 
 
 @dataclass
+class LoRAConfig:
+    """Low-rank adapters in the place of full fine-tuning: with a `rank`, the student is the frozen
+    teacher with an adapter, W + (alpha / rank) B A in every layer. `alpha` is by default the rank;
+    `targets` are the ends of layers' names (`qkv`, `attn1.to_q`), by default all linear layers and
+    convolutions; with `merge` the exported student holds whole weights and needs no teacher."""
+
+    rank: int | None = None
+    alpha: float | None = None
+    targets: list[str] = field(default_factory=list)
+    merge: bool = False
+
+
+@dataclass
 class StudentConfig:
     """The student. `method` is `distill` (from the teacher) or `train` (from data alone, started
     from the teacher's weights); `guidance` is that of the teacher it follows. `phases` are what it
     learns from, one after another: weights of objectives by name, `steps`, and `lr` and `lr_warmup`
     where they differ from those here. `max_steps` ends the last phase elsewhere than its steps say.
     `optimizer` is `adam` or `radam`. `options` are the objectives' own, by their names; `tangent`
-    is how dF/dt is found, exactly (`dual`) or by a `difference`."""
+    is how dF/dt is found, exactly (`dual`) or by a `difference`; `lora` trains adapters alone."""
 
     method: str = "distill"
     phases: list[dict[str, Any]] = field(
@@ -84,6 +97,7 @@ class StudentConfig:
     ema: float = 0.05
     guidance: float = 1.0
     tangent: str = "dual"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     options: dict[str, Any] = field(default_factory=dict)
 
 

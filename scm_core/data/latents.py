@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from scm_core.base import files
 from scm_core.base.device import best_device, resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition
@@ -195,8 +195,4 @@ def batch_of(shape: Sequence[int]) -> int:
 
 def fingerprint(network: nn.Module) -> str:
     """A hash of a network's weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return files.fingerprint(network.state_dict())

@@ -23,7 +23,7 @@ from scm_core.data.latents import LatentCodec, fingerprint
 from scm_core.engine import config as configuration
 from scm_core.engine import foreign
 from scm_core.engine.replay import Replayed
-from scm_core.engine.storage import OF_THE_RUN, read, split
+from scm_core.engine.storage import OF_THE_RUN, read_whole, split
 
 LOOKED_UP = ("modality", "preset")  # before the rest of a configuration is read
 
@@ -89,7 +89,7 @@ def load(
     installed is imported only if `modality` is it too: a file may not choose what code runs.
     """
     path = Path(path)
-    described, weights = read(path)
+    described, weights = read_whole(path)
     name = described["modality"]
     if modality and name != modality:
         raise UserError(f"{path} holds a model of {name}, not of {modality}")

@@ -19,7 +19,7 @@ from scm_core.base.errors import UserError, first_line
 from scm_core.contract import objectives
 from scm_core.engine.stages.stage import OPTIMIZERS, TANGENTS
 from scm_core.method.ema import power_exponent
-from scm_core.networks import backbones
+from scm_core.networks import backbones, lora
 
 STAGES = ("decoder", "teacher", "student")
 CHOICES = {
@@ -73,6 +73,7 @@ def check(settings: DictConfig) -> None:
     if issubclass(OmegaConf.get_type(backbone) or object, backbones.BackboneConfig):
         backbones.check(backbone)
     _check_student(settings.student)
+    lora.check(settings.student.lora.rank, settings.student.lora.alpha)
     trainer_of(settings.trainer, logger=False, enable_checkpointing=False)
 
 

@@ -41,6 +41,7 @@ from scm_core.engine.previews import Previews, reconstructions, samples
 from scm_core.engine.refusals import STAGES, check, check_room, duration, trained, trainer_of
 from scm_core.engine.snapshots import WIDTHS, Snapshots
 from scm_core.engine.stages import Stage, autoencoding, student, teacher
+from scm_core.networks import lora
 
 EXAMPLES, NUMBERS = 16, 1 << 16  # held-out conditions in a checkpoint, and numbers in all of them
 
@@ -101,8 +102,9 @@ class Run:
         averaging = Averaging(settings.ema, "cpu" if options.average_on_cpu else None)
         trainer = self._trainer(name, steps, averaging, guard)
         for network in stage.networks():
-            if options.recompute:
-                sharding.recompute(network)
+            if options.recompute:  # a compiler does so by itself, in one graph
+                remembered = () if options.compile else (lora.context_fn(stage.backbone),)
+                sharding.recompute(network, *remembered)
             if options.compile:
                 compiled(network, stage.evaluated_by)
         try:
@@ -116,7 +118,9 @@ class Run:
         if trainer.is_global_zero:
             autoencoder = None if self.pretrained or name == "decoder" else self.autoencoder
             about = {"stage": name, "step": trainer.global_step, "autoencoder": autoencoder}
-            self._export(exported, average, **about)
+            self._export(exported, average, adapter=lora.described(stage.backbone), **about)
+            if name == "student" and settings.lora.merge:
+                storage.merge(exported)
             guard.forget_previous()
             console.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
@@ -185,10 +189,16 @@ class Run:
             of_backbone, _ = storage.split(storage.read(weights)[1])
             checkpoint.load_weights(backbone, of_backbone, weights)
         network: nn.Module | None = None
-        if self.settings.student.method == "distill":
+        options, distilled = self.settings.student, self.settings.student.method == "distill"
+        if options.lora.rank:  # the teacher is the same network without its adapter
+            torch.manual_seed(self.seed)
+            given = options.lora.rank, options.lora.alpha, options.lora.targets
+            adapters = lora.Adapters(backbone, *given)
+            network, backbone = adapters.off() if distilled else None, adapters.new()
+        elif distilled:
             network = self.spec.backbone(self.settings, *of_data)
             network.load_state_dict(backbone.state_dict())
-        return student(backbone, schema, self.settings.student, network, self.data.bounds)
+        return student(backbone, schema, options, network, self.data.bounds)
 
     @rank_zero_only
     def _state_teacher(self, source: str) -> None:

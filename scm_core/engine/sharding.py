@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
@@ -33,15 +34,24 @@ def shard(network: nn.Module, mesh: DeviceMesh, methods: Iterable[str] = ()) -> 
             parameter.data = parameter.data.contiguous()
     for module in (*blocks(network), network):
         if not isinstance(module, FSDPModule):  # of a network inside, which is sharded already
-            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+            # An adapter's layers are of the network that it adapts, and sharded with that.
+            known = {p for p in module.parameters() if isinstance(p, DTensor)}
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=known)
     for name in methods:
         register_fsdp_forward_method(network, name)
 
 
-def recompute(network: nn.Module) -> None:
-    """Activation checkpointing: the backward pass computes what is within a block once more."""
+def recompute(
+    network: nn.Module, context_fn: Callable[[], tuple[Any, Any]] = noop_context_fn
+) -> None:
+    """Activation checkpointing: the backward pass computes what is within a block once more.
+
+    `context_fn` as of `torch.utils.checkpoint.checkpoint`.
+    """
     for block in blocks(network):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, context_fn=context_fn
+        )
 
 
 def local(x: Tensor) -> Tensor:

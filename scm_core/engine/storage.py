@@ -16,13 +16,15 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from scm_core.base.errors import UserError
-from scm_core.base.files import save_tensors
+from scm_core.base.errors import UserError, first_line
+from scm_core.base.files import fingerprint, save_tensors
 from scm_core.contract.fields import Schema, schema_to_dict
 from scm_core.contract.spec import SIGMA_DATA
 from scm_core.engine import config as configuration
+from scm_core.networks import lora
 
 FORMAT = "scm-core-1"
+TEACHER = "teacher.safetensors"  # beside a student
 AUTOENCODER = "autoencoder/"  # before the names of its weights; no module is called so
 SCALE = "/scale"  # behind the name of a weight in 8 bits: what its rows are multiplied by
 WORTH = 4096  # numbers from which a weight is worth 8 bits
@@ -44,14 +46,17 @@ def export(
     statistics: dict[str, Any],
     autoencoder: nn.Module | None = None,
     source: str | None = None,
+    adapter: dict[str, Any] | None = None,
 ) -> None:
     """Write EMA weights with all that sampling needs, atomically.
 
     The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
     Weights that a pretrained model has may be left out: `source` is its hash.
-    UserError on a full disk, and for weights that are NaN or Inf.
+    The weights of an `adapter` (see `scm_core.networks.lora.described`) need the teacher's beside
+    them, and with it its autoencoder. UserError on a full disk, and for weights that are NaN or
+    Inf.
     """
-    of_autoencoder = autoencoder.state_dict() if autoencoder else {}
+    of_autoencoder = autoencoder.state_dict() if autoencoder and not adapter else {}
     weights = {**weights, **{AUTOENCODER + key: value for key, value in of_autoencoder.items()}}
     if strange := no_numbers(weights):
         raise UserError(f"{path} is not written: training has diverged, {strange} is NaN or Inf")
@@ -66,6 +71,7 @@ def export(
         "statistics": statistics,
         "config": {k: v for k, v in configuration.plain(config).items() if k not in OF_THE_RUN},
         **({"source": source} if source else {}),
+        **({"lora": adapter} if adapter else {}),
     }
     _write(path, {k: _half(v) for k, v in weights.items()}, described)
 
@@ -83,8 +89,9 @@ def shrink(path: Path, target: Path) -> None:
     """Write a checkpoint with its matrices and kernels in 8 bits, about half as large.
 
     Each of their rows (one output) is rounded to 255 levels of its own, up to its largest number.
+    An adapter is merged before: its teacher would be another one in 8 bits.
     """
-    described, weights = read(path)
+    described, weights = read_whole(path)
     packed: dict[str, Tensor] = {}
     for name, value in weights.items():
         if value.ndim < 2 or value.numel() < WORTH or not value.is_floating_point():
@@ -96,6 +103,12 @@ def shrink(path: Path, target: Path) -> None:
         packed[name] = packed[name].view(value.shape)
         packed[name + SCALE] = scale.half()
     _write(target, packed, described)
+
+
+def merge(path: Path) -> None:
+    """Rewrite a LoRA student with whole weights, which need no teacher beside them."""
+    described, weights = read_whole(path)
+    _write(path, {key: _half(value) for key, value in weights.items()}, described)
 
 
 def _write(path: Path, weights: dict[str, Tensor], described: dict[str, Any]) -> None:
@@ -135,6 +148,27 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return described, weights
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def read_whole(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """As `read`; an adapter's weights are merged into those of its teacher, which lies beside it.
+
+    UserError where no teacher is there, or another one.
+    """
+    described, weights = read(path)
+    adapter = described.pop("lora", None)
+    if adapter is None:
+        return described, weights
+    teacher = path.with_name(TEACHER)
+    if not teacher.is_file():
+        raise UserError(f"{path} holds a LoRA of a teacher: put its {TEACHER} beside it")
+    _, base = read(teacher)
+    try:
+        if fingerprint(split(base)[0]) != adapter["base"]:
+            raise UserError(f"{path} holds a LoRA of another teacher than {teacher}")
+        return described, lora.merged(base, weights, adapter["alpha"] / adapter["rank"])
+    except (KeyError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{path} holds no LoRA of {teacher}: {first_line(error)}") from error
 
 
 def _check_stated(path: Path, described: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from scm_core.method.guidance import Guided
 from scm_core.method.objectives import Objective
 from scm_core.method.proposal import LogNormalProposal
 from scm_core.method.trigflow import Bounds, TrigFlow
+from scm_core.networks import lora
 
 BINS = 8
 OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
@@ -222,9 +223,10 @@ class Stage(lightning.LightningModule):
     # The device.
 
     def networks(self) -> list[nn.Module]:
-        """Every network that a step evaluates."""
+        """Every network that a step evaluates, once: adapters share theirs."""
         copies = [copy for o in self.named.values() for copy in o.networks()]
-        return [self.backbone, *self.frozen, *copies]
+        found = [lora.whole(model) for model in (self.backbone, *self.frozen, *copies)]
+        return list(dict.fromkeys(found))
 
     def configure_model(self) -> None:
         """Shard everything that has parameters, where the strategy is FSDP2."""
@@ -242,7 +244,7 @@ class Stage(lightning.LightningModule):
         self.frozen = [network.to(self.device) for network in self.frozen]
         if self.frozen:  # shards are gathered anew at every evaluation
             network = self.frozen[0]
-            self.replayed = network if self.sharded else Replayed(network, network)
+            self.replayed = network if self.sharded else Replayed(network, lora.whole(network))
         self.bounds = self.bounds and tuple(bound.to(self.device) for bound in self.bounds)
 
 
