@@ -139,11 +139,16 @@ def peak(name: str, dtype: str, step: Step) -> float:
         torch.cuda.reset_peak_memory_stats()
         run(step, network, batch, shape, dtype)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return added(lambda: run(step, network, batch, shape, dtype)) / 2**20
+
+
+def added(work: Callable[[], object]) -> int:
+    """Bytes of tensors that `work` adds at its highest on a CPU, kernels' own buffers included."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run(step, network, batch, shape, dtype)
+        work()
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
-    return max(accumulate(event.nbytes() for event in events)) / 2**20
+    return max(accumulate(event.nbytes() for event in events))
 
 
 def main() -> None:
