@@ -16,6 +16,7 @@ from torch import Tensor
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract.fields import Condition
 from scm_core.data.batches import stated
+from scm_core.data.embeddings import Embeddings
 from scm_core.data.limits import unpacking
 from scm_core.data.splits import Split
 
@@ -49,6 +50,27 @@ class LabelledImages(Split):
     def condition(self, chosen: Tensor) -> Condition:
         """Their labels."""
         return {"label": self.labels[chosen]}
+
+
+@dataclass(frozen=True)
+class CaptionedImages(Split):
+    """One split of a set: its images, their captions as values, and what they are anywhere."""
+
+    images: Images
+    prompts: Embeddings
+    identity: Any
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.prompts)
+
+    def media(self, chosen: Tensor) -> Tensor:
+        """The uint8 images (B, C, H, W) at these places."""
+        return self.images[chosen]
+
+    def condition(self, chosen: Tensor) -> Condition:
+        """Their captions."""
+        return {"prompt": self.prompts[chosen]}
 
 
 def squared(images: Tensor, size: int | None) -> Tensor:

@@ -6,8 +6,10 @@ from pathlib import Path
 from torch import nn
 
 from modalities.common import pretrained
+from modalities.common.captions import encoder_of
 from modalities.common.fashion_mnist import find_fashion_mnist
 from modalities.common.pretrained import PretrainedConfig
+from modalities.common.prompt import Prompt
 from modalities.image.codec import ImageCodec
 from modalities.image.data import ImageData, ImageDataModule
 from scm_core.base.arguments import place
@@ -74,8 +76,9 @@ SPEC = ModalitySpec(
     find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=HERE / "checkpoints",
     build_data=lambda config: ImageDataModule(
-        config.data, config.limits, plain=config.pretrained is not None
+        config.data, config.limits, encoder_of(config), plain=config.pretrained is not None
     ),
+    fields=(Prompt,),
     build_autoencoder=_autoencoder,
     build_backbone=_backbone,
     build_codec=lambda config, statistics: ImageCodec(statistics),

@@ -9,16 +9,17 @@ import torch
 
 from modalities.common.fashion_mnist import read_fashion_mnist
 from modalities.common.pixels import PixelData
-from modalities.common.sets import Images, LabelledImages
+from modalities.common.sets import CaptionedImages, Images, LabelledImages
+from modalities.common.text import TextEncoder
 from modalities.image.cifar10 import read_cifar10
-from modalities.image.folder import read_folder
+from modalities.image.folder import read_captioned, read_folder
 from scm_core.base.arguments import place
 from scm_core.base.distributed import shared
 from scm_core.contract.config import Limits
 from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.data.batches import channelwise
-from scm_core.data.splits import Standardised
+from scm_core.data.splits import Split, Standardised
 
 
 @dataclass
@@ -26,6 +27,7 @@ class ImageData:
     """Which images to train on, and how they are fed.
 
     ``name`` is ``fashion_mnist``, ``cifar10`` or ``folder``; ``root`` the folder that holds them.
+    With a ``text_encoder``, or a pretrained pipeline that has one, they are a folder of captions.
     ``size`` resizes the shorter side and crops the centre square; ``channels`` (folder only) is 1
     for grey, 3 for RGB, 4 for RGBA; ``flip`` mirrors half of the training images.
     """
@@ -37,6 +39,7 @@ class ImageData:
     size: int | None = None
     channels: int = 3
     flip: bool = False
+    text_encoder: str | None = place()
 
 
 class Flipped(Standardised):
@@ -57,17 +60,28 @@ class ImageDataModule(PixelData):
     sets = ("fashion_mnist", "cifar10", "folder")
 
     def __init__(
-        self, config: ImageData, limits: Limits | None = None, *, plain: bool = False
+        self,
+        config: ImageData,
+        limits: Limits | None = None,
+        encoder: TextEncoder | None = None,
+        *,
+        plain: bool = False,
     ) -> None:
-        """Check the configuration; nothing is read before ``setup()``. ``plain`` samples are pixels
-        from -1 to 1 times sigma_data, as a pretrained network knows them."""
+        """Check the configuration; nothing is read before ``setup()``. With an ``encoder`` images
+        have captions, else labels. ``plain`` samples are pixels from -1 to 1 times sigma_data, as a
+        pretrained network knows them."""
         super().__init__(config, ["size"], limits)
-        self.plain = plain
+        self.encoder, self.plain = encoder, plain
         self.training = Flipped if config.flip else Standardised
 
-    def read(self) -> tuple[LabelledImages, LabelledImages]:
+    def read(self) -> tuple[Split, Split]:
         """Both splits of the set that is named."""
         c = self.config
+        if self.encoder:
+            of_files = c.root, c.size, c.channels, self.limits
+            train, test, self.condition = read_captioned(*of_files, self.encoder)
+            self.identity = {"images": [train.identity, test.identity], "flip": c.flip}
+            return train, test
         if c.name == "folder":
             train, test, names = read_folder(c.root, c.size, c.channels, self.limits)
         else:
@@ -77,12 +91,12 @@ class ImageDataModule(PixelData):
         self.identity = {"images": [train.identity, test.identity], "flip": c.flip}
         return train, test
 
-    def measure(self, train: LabelledImages) -> dict[str, Any]:
+    def measure(self, train: LabelledImages | CaptionedImages) -> dict[str, Any]:
         """Mean and std of each channel."""
         mean, std = channel_statistics(train.images)
         if self.plain:
             mean, std = [0.0] * len(mean), [1.0] * len(std)
-        return {"mean": mean, "std": std, "source": self.config.name}
+        return {"mean": mean, "std": std, "source": "folder" if self.encoder else self.config.name}
 
     def standardise(self, statistics: dict[str, Any]) -> None:
         """Serve samples by these statistics, which say where black and white are."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from modalities.common.sets import LabelledImages, squared
+from modalities.common.captions import prompted
+from modalities.common.sets import CaptionedImages, Images, LabelledImages, squared
+from modalities.common.text import TextEncoder
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
+from scm_core.contract.fields import Schema
+from scm_core.data.cache import hashed
+from scm_core.data.captions import captioned
 from scm_core.data.folders import (
+    Classes,
     again,
     attempt,
     classified,
@@ -78,22 +85,55 @@ def read_folder(
     if not root:
         raise UserError("data.name=folder needs the folder of images: data.root=.")
     folder = Path(root)
-    classes, held_out = classified(folder, SUFFIXES, "image")
-    paths = [path for files in classes.values() for path in files]
-    images, contents = _read_all(folder, paths, size, channels, limits)
-    paths = list(contents)
-    schema, labels, test = labelled(folder, classes, held_out, paths, "image")
-    splits = []
-    for chosen in (torch.nonzero(~test)[:, 0], torch.nonzero(test)[:, 0]):
-        if images is None:
-            kept = Files([paths[i] for i in chosen], size, channels, limits)
-        else:
-            kept = images[chosen]
-        there = {paths[i]: contents[paths[i]] for i in chosen}
-        splits.append(
-            LabelledImages(kept, labels[chosen], identity(folder, there, classes, held_out))
-        )
+    classes, held = classified(folder, SUFFIXES, "image")
+    images, contents = _read_all(folder, _files(classes), size, channels, limits)
+    schema, labels, test = labelled(folder, classes, held, list(contents), "image")
+    splits = [
+        LabelledImages(kept, labels[chosen], identity(folder, there, classes, held))
+        for chosen, kept, there in _split(images, contents, test, (size, channels, limits))
+    ]
     return splits[0], splits[1], schema["label"].names
+
+
+def read_captioned(
+    root: str | None, size: int | None, channels: int, limits: Limits, encoder: TextEncoder
+) -> tuple[CaptionedImages, CaptionedImages, Schema]:
+    """A folder's training split, held-out split, and the schema of their captions.
+
+    As `read_folder`, but that subfolders are no classes; UserError for captions that will not do
+    (see `data.captions`).
+    """
+    if channels not in MODES:
+        raise UserError(f"data.channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA).")
+    if not root:
+        raise UserError(f"{encoder.key} needs the folder of images and their captions: data.root=.")
+    folder = Path(root)
+    classes, held, captions = captioned(folder, SUFFIXES, "image")
+    images, contents = _read_all(folder, _files(classes), size, channels, limits)
+    of_captions = folder, classes, held, captions, list(contents), "image", encoder
+    schema, prompts, test = prompted(*of_captions)
+    splits = []
+    for chosen, kept, there in _split(images, contents, test, (size, channels, limits)):
+        texts = prompts.at(chosen)
+        files = identity(folder, there, classes, held)
+        splits.append(
+            CaptionedImages(kept, texts, [files, encoder.identity, hashed(texts.captions)])
+        )
+    return splits[0], splits[1], schema
+
+
+def _files(classes: Classes) -> list[File]:
+    return [path for files in classes.values() for path in files]
+
+
+def _split(
+    images: Tensor | None, contents: dict[File, int], test: Tensor, how: tuple[Any, ...]
+) -> Iterator[tuple[Tensor, Images, dict[File, int]]]:
+    """Of the training and the held-out split the places, the images, and their files' hashes."""
+    paths = list(contents)
+    for chosen in (torch.nonzero(~test)[:, 0], torch.nonzero(test)[:, 0]):
+        kept = Files([paths[i] for i in chosen], *how) if images is None else images[chosen]
+        yield chosen, kept, {paths[i]: contents[paths[i]] for i in chosen}
 
 
 def decode_file(

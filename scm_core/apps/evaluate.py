@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> None:
 def evaluate(arguments: list[str], first: bool) -> None:
     """The command, in one of the processes that share the drawing; only the `first` writes."""
     overrides = parse(arguments)
-    of_data = section(overrides, "data") | section(overrides, "limits")
     decoder = of_model(overrides)
+    of_data = section(overrides, "data") | section(overrides, "limits")
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
     preset = _preset(settings)
     student, teacher = _models(settings, decoder)
@@ -162,7 +162,9 @@ def _about(
 ) -> Row:
     """All that the figures depend on; rows of another description are not taken up again."""
     plain = config.plain(full_config)
-    data = {key: value for key, value in plain["data"].items() if key != "root"}
+    data = {
+        key: value for key, value in plain["data"].items() if key not in ("root", "text_encoder")
+    }
     decoder = {"decoder": plain["decoder"]} if "decoder" in plain else {}
     cuda = bench.device.type == "cuda"
     processor = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}"

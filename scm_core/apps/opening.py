@@ -14,6 +14,7 @@ from scm_core.engine import checkpoint, config
 
 PREFIX = "hub:"
 STUDENT = "student.safetensors"
+OF_MODEL = ("pretrained", "data.text_encoder")
 NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
 
@@ -23,13 +24,20 @@ def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Overrides
     UserError for an argument that is neither.
     """
     overrides = parse(arguments)
-    model = of_model(overrides)
-    return config.merge(OmegaConf.structured(kind), ("command line", overrides)), model
+    decoder = of_model(overrides)
+    return config.merge(OmegaConf.structured(kind), ("command line", overrides)), decoder
 
 
 def of_model(overrides: Overrides) -> Overrides:
-    """What a command says of the model itself, `decoder.*` and `pretrained`, taken out of it."""
-    return section(overrides, "decoder") | section(overrides, "pretrained")
+    """What a command's overrides name for the model on this machine, taken out of them.
+
+    That is its section `decoder`, the pretrained pipeline and the text encoder.
+    """
+    found = section(overrides, "decoder")
+    for key in OF_MODEL:
+        if key in overrides:
+            found[key] = overrides.pop(key)
+    return found
 
 
 def open_checkpoint(
@@ -42,7 +50,7 @@ def open_checkpoint(
 
     That is the shipped one, or else the one trained last below `runs` in the working directory.
 
-    `decoder` are overrides (`of_model`), which replace what it was trained with.
+    `decoder` are overrides by `of_model`, which replace what it was trained with.
     """
     device = device or best_device()
     if path:

@@ -82,7 +82,7 @@ def load(
     device: torch.device | str = "cpu",
     decoder: Overrides | None = None,
 ) -> Checkpoint:
-    """Read an exported checkpoint onto a device; overrides of the section `decoder` replace its.
+    """Read an exported checkpoint onto a device; `decoder` are overrides of its configuration.
 
     Raises UserError for a missing or unreadable file, one of another modality than `modality`, and
     weights that do not fit the backbone its configuration describes. A modality that is not
@@ -128,13 +128,18 @@ def _built(
     config = configuration.merge(base, (str(path), OmegaConf.create(stated)))
     config.modality = described["modality"]
     config = configuration.merge(config, ("command line", overrides))
-    of_data = {key: places.pop(key) for key in list(places) if key.startswith("data.")}
+    of_data = {
+        key: places.pop(key)
+        for key in list(places)
+        if key.startswith("data.") and key not in overrides
+    }
     foreign.refuse(path, places, overrides)
     shape = tuple(described["shape"])
     try:
         condition = schema_from_dict(described["condition"], spec.fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    condition = {key: field.configured(config) for key, field in condition.items()}
     weights, of_autoencoder = split(weights)
     about = shape, condition, described["statistics"]
     if config.get("pretrained"):

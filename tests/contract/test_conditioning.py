@@ -68,5 +68,5 @@ def test_an_unknown_name_is_answered_by_the_near_ones():
 
 def test_a_server_describes_numbers_only_where_they_are_understood():
     for names, choices in ((("cat", "dog"), ["cat", "dog", 0, 1]), (("1", "2"), ["1", "2"])):
-        described = TypeAdapter(condition_type("label", Label(2, names))).json_schema()
+        described = TypeAdapter(condition_type(Label(2, names))).json_schema()
         assert described["anyOf"][0]["enum"] == choices

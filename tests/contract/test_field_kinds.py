@@ -70,7 +70,7 @@ def test_the_kind_conforms():
 
 
 def test_a_server_describes_and_reads_it():
-    asked = TypeAdapter(condition_type("prompt", prompts_plugin.PROMPT))
+    asked = TypeAdapter(condition_type(prompts_plugin.PROMPT))
     assert asked.json_schema()["pattern"] == "[a-z ]+"
     assert asked.validate_python("early late") == "early late"
     with pytest.raises(ValidationError, match="is not 1 to 3 of"):

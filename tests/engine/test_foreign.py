@@ -77,8 +77,8 @@ def test_every_key_that_names_a_file_is_declared():
     for name in ("image", "audio", "video"):
         spec = config.load([f"modality={name}", "preset=smoke"])[0]
         known = merging.keys(config.defaults(spec))
-        named = {key for key in known if key.split(".")[-1] in ("root", "font", "weights", "out")}
-        named |= {key for key in known if key.split(".")[-1] in ("pretrained", "preset")}
+        names = ("root", "font", "weights", "out", "pretrained", "preset", "text_encoder", "clip")
+        named = {key for key in known if key.split(".")[-1] in names}
         assert named == set(marked(spec.config, place=True))
 
 

@@ -27,7 +27,7 @@ import scm_core
 from scm_core.apps.web.guard import TOO_LARGE, refusal
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Field as ConditionField
-from scm_core.contract.fields import Schema, parse_condition
+from scm_core.contract.fields import Schema
 
 PATH = "/sample"
 MAX_STEPS = 64
@@ -81,7 +81,7 @@ def body(served: dict[str, Served], max_n: int) -> Any:
 
 def request_model(name: str, served: Served, max_n: int, several: bool) -> type[BaseModel]:
     """A request to one model; `modality` may be left out unless several are served."""
-    fields = {key: (condition_type(key, field), None) for key, field in served.condition.items()}
+    fields = {key: (condition_type(field), None) for key, field in served.condition.items()}
     condition = create_model(f"{name} condition", __config__=STRICT, **fields)
     return create_model(
         f"{name} request",
@@ -95,12 +95,13 @@ def request_model(name: str, served: Served, max_n: int, several: bool) -> type[
     )
 
 
-def condition_type(key: str, field: ConditionField) -> Any:
+def condition_type(field: ConditionField) -> Any:
     """A condition's value as people write it, read by the rules of `scm_core.sample`."""
 
     def read(value: Any) -> Any:
         try:
-            parse_condition({key: field}, {} if value is None else {key: value}, 1)
+            if value is not None:
+                field.check(value)
         except UserError as error:
             raise ValueError(str(error)) from None
         return value

@@ -66,6 +66,14 @@ class Field(ABC):
             return [self.parse(str(one)) for one in given]
         return self.parse_list(str(given))
 
+    def check(self, given: Any) -> None:
+        """UserError where `parse_json` would refuse; a kind may know that without making values."""
+        self.validate(torch.stack([torch.as_tensor(one) for one in self.parse_json(given)]))
+
+    def configured(self, config: Any) -> Self:
+        """This field with what it opens on this machine, as a finished configuration names it."""
+        return self
+
     def json_schema(self) -> dict[str, Any]:
         """What `parse_json` takes, as JSON Schema."""
         return {"type": "string"}
