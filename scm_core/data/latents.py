@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from scm_core.base import files
 from scm_core.base.device import best_device, resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Condition
-from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Codec, DataModule
+from scm_core.contract.spec import SIGMA_DATA, Autoencoder, Batch, Codec, DataModule
 from scm_core.data.batches import Samples, channelwise, loader, per_channel
 from scm_core.data.cache import CACHE, Table, cached
 
@@ -50,7 +50,8 @@ class Latents(DataModule):
         latents = {"autoencoder": weights, "of": shape, **facts}
         self.statistics = {**data.statistics, "latents": latents}
         self.train_set, self.test_set = (
-            standardised(made, split, latents) for split in ("train", "test")
+            standardised(made, split, latents, getattr(samples, "conditions", None))
+            for split, samples in (("train", data.train_set), ("test", data.test_set))
         )
         self.shape = tuple(self.train_set.x.shape[1:])
 
@@ -83,13 +84,33 @@ class Latents(DataModule):
         return loader(samples, self.batch_size, workers=0, **options)
 
 
-def standardised(made: dict[str, Tensor], split: str, statistics: dict[str, Any]) -> Samples:
-    """A split of what `encoded` made: x = (z - mean) / std * sigma_data, per channel."""
+class Coded(Samples):
+    """Latents x (N, C, *grid) with the `conditions` of the data set that they are of."""
+
+    def __init__(self, x: Tensor, conditions: Callable[[list[int]], Condition]) -> None:
+        super().__init__(x, {})
+        self.conditions = conditions
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return Batch(self.x[indices], self.conditions(indices))
+
+
+def standardised(
+    made: dict[str, Tensor],
+    split: str,
+    statistics: dict[str, Any],
+    conditions: Callable[[list[int]], Condition] | None = None,
+) -> Samples:
+    """A split of what `encoded` made: x = (z - mean) / std * sigma_data, per channel.
+
+    Conditions are those that were kept, unless the data set has `conditions` without media.
+    """
     named = {key.removeprefix(f"{split}."): v for key, v in made.items() if key.startswith(split)}
     z = named.pop("latents").float()
     mean, std = channelwise(statistics, z.ndim - 2)
     condition = {key.removeprefix("condition."): value for key, value in named.items()}
-    return Samples(z.sub_(mean).mul_(SIGMA_DATA / std), condition)
+    x = z.sub_(mean).mul_(SIGMA_DATA / std)
+    return Coded(x, conditions) if conditions else Samples(x, condition)
 
 
 class LatentCodec(Codec):
@@ -162,7 +183,8 @@ def encoded(data: DataModule, autoencoder: Autoencoder) -> Table:
         parts = torch.arange(len(samples)).split(batch_of(data.shape))
         for i, part in enumerate(track(parts, f"encoding the {split} split", transient=True)):
             x, condition = samples.__getitems__(part.tolist())
-            named = {f"condition.{key}": value for key, value in condition.items()}
+            kept = {} if hasattr(samples, "conditions") else condition  # embeddings are large
+            named = {f"condition.{key}": value for key, value in kept.items()}
             named["latents"] = run_autoencoder(autoencoder, "encode", x.to(device)).half().cpu()
             for key, value in named.items():
                 if not i:  # filled in place: thousands of small tensors would shred the memory

@@ -48,6 +48,10 @@ class Shown(Dataset):
         """The number of samples."""
         return len(self.split)
 
+    def conditions(self, indices: list[int]) -> Condition:
+        """Those of a batch alone, for which no media are read."""
+        return self.split.condition(torch.as_tensor(indices))
+
     def __getitem__(self, index: int) -> Any:
         """One as a batch of one."""
         return self.__getitems__([index])

@@ -5,13 +5,16 @@ import json
 import pytest
 import texts
 import torch
+from safetensors import safe_open
 
 from modalities.common import text
 from modalities.common.text import TextEncoder
 from modalities.image.data import ImageData, ImageDataModule
 from scm_core.apps import sample
 from scm_core.base.errors import UserError
+from scm_core.contract.spec import Autoencoder
 from scm_core.data import provenance
+from scm_core.data.latents import Latents
 from scm_core.engine import run
 
 pytest.importorskip("transformers")
@@ -67,3 +70,28 @@ def test_a_text_prompt_is_sampled_from_a_student_that_learned_captions(tmp_path)
     sample.main([*asked, f"condition.prompt={prompts}", f"data.text_encoder={encoder}"])
     said = [provenance.read(tmp_path / f"samples/{i:05d}.png")["prompt"] for i in range(2)]
     assert said == json.loads(prompts)
+
+
+class Halves(Autoencoder):
+    """Pictures at half their size."""
+
+    def encode(self, x):
+        return torch.nn.functional.avg_pool2d(x, 2)
+
+    def decode(self, z):
+        return torch.nn.functional.interpolate(z, scale_factor=2.0)
+
+
+def test_the_cache_of_latents_holds_no_embeddings_and_batches_have_their_prompts(tmp_path):
+    texts.captioned(tmp_path / "data", 12)
+    data = prepared(tmp_path / "data", texts.bert(tmp_path / "bert"))
+    latents = Latents(data, Halves(), 4, tmp_path / "latents")
+    (kept,) = (tmp_path / "latents").glob("*.safetensors")
+    with safe_open(kept, "pt") as file:
+        assert set(file.keys()) == {"train.latents", "test.latents"}
+    indices = [3, 0, 3]
+    x, condition = latents.train_set.__getitems__(indices)
+    truth = data.train_set.__getitems__(indices)
+    assert torch.equal(condition["prompt"], truth.condition["prompt"]) and x.shape[2:] == (8, 8)
+    batch = next(iter(latents.train_dataloader()))
+    data.condition["prompt"].validate(batch.condition["prompt"])
