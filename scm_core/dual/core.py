@@ -8,11 +8,14 @@ primal's own intermediates. One pass, no graph for the tangent, no second forwar
 
 from __future__ import annotations
 
+import linecache
 import sys
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -49,6 +52,19 @@ class Dual:
         """Send any torch function that was handed a `Dual` to its rule."""
         return dispatch(func, args, kwargs or {})
 
+    @property
+    def __class__(self) -> type:
+        """`Tensor` where a module asks `torch.is_tensor` or `isinstance`, so that it goes on alike.
+
+        Nowhere else: torch's own code unpacks a `Dual` itself, and in C++ would crash on one.
+        """
+        frame = sys._getframe(1)
+        asked = frame.f_code is torch.is_tensor.__code__
+        frame = frame.f_back if asked else frame
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
+            return Dual
+        return Tensor if asked or _calls_isinstance(frame.f_code, frame.f_lasti) else Dual
+
     def __len__(self) -> int:
         return len(self.primal)
 
@@ -62,6 +78,18 @@ class Dual:
 
     def __float__(self) -> float:
         raise DualError("float(x) would lose the tangent: keep x a tensor")
+
+
+@cache
+def _calls_isinstance(code: types.CodeType, instruction: int) -> bool:
+    """Whether the instruction at this offset is a call of `isinstance`, by the source of the call.
+
+    C++ asks for the class of any argument just so, as in `torch.tensor(x)`.
+    """
+    line, _, column, _ = next(islice(code.co_positions(), instruction // 2, None))
+    if line is None or column is None:
+        return False
+    return linecache.getline(code.co_filename, line).encode()[column:].startswith(b"isinstance(")
 
 
 pytree.register_pytree_node(
@@ -229,58 +257,3 @@ def _part(out: Any, name: str) -> Any:
 
 
 _IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__ipow__"}
-_OPERATORS = {
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "truediv": torch.div,
-    "pow": torch.pow,
-    "matmul": torch.matmul,
-}
-_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-_VIEWS = ("T", "mT", "H", "mH", "real", "imag")
-_FACTS = """shape dtype device ndim layout itemsize requires_grad is_cpu is_cuda is_mps is_meta
-is_nested is_sparse is_quantized""".split()
-
-
-def _method(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: Dual, *args: Any, **kwargs: Any) -> Any:
-        return dispatch(function, (self, *args), kwargs)
-
-    return method
-
-
-def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: Dual, other: Any) -> Any:
-        return dispatch(function, (other, self), {})
-
-    return method
-
-
-def _fact(name: str) -> Callable[[Dual], Any]:
-    return lambda self: getattr(self.primal, name)
-
-
-def _add_tensor_methods() -> None:
-    """Give `Dual` the methods and operators of `torch.Tensor`, each through `dispatch`."""
-    for name in dir(Tensor):
-        function = getattr(Tensor, name, None)
-        if isinstance(function, types.FunctionType):  # written in Python, which compile stops at
-            function = getattr(torch._C._VariableFunctions, name, function)
-        if not name.startswith("_") and not hasattr(Dual, name) and callable(function):
-            setattr(Dual, name, _method(function))
-    for name, function in _OPERATORS.items():
-        setattr(Dual, f"__{name}__", _method(function))
-        setattr(Dual, f"__r{name}__", _reflected(function))
-        setattr(Dual, f"__i{name}__", _method(getattr(Tensor, f"__i{name}__", Tensor.add_)))
-    for name in _COMPARISONS:
-        setattr(Dual, f"__{name}__", _method(getattr(torch, name)))
-    for name in _VIEWS:
-        setattr(Dual, name, property(_method(getattr(Tensor, name).__get__)))
-    for name in _FACTS:
-        setattr(Dual, name, property(_fact(name)))
-    for name in ("neg", "abs", "getitem", "setitem"):
-        setattr(Dual, f"__{name}__", _method(getattr(Tensor, f"__{name}__")))
-
-
-_add_tensor_methods()

@@ -61,7 +61,9 @@ def linear_in_first(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     kwargs = {key: primal(value) for key, value in kwargs.items()}
     out = func(primal(x), *args, **kwargs)
     # Not `primal(x) is x`: torch 2.11 cannot compile that for lists.
-    if not any(isinstance(item, Dual) for item in (x if isinstance(x, list | tuple) else [x])):
+    if not isinstance(x, Dual) and not (
+        isinstance(x, list | tuple) and any(isinstance(item, Dual) for item in x)
+    ):
         return out
     with torch.no_grad():
         tangents = func(tangent_of(x), *args, **kwargs)

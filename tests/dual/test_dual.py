@@ -213,3 +213,27 @@ def test_compiles_into_one_graph(network, arguments, part):
     torch.testing.assert_close(
         gradients(network, out[0].square().mean()), gradients(network, expected[0].square().mean())
     )
+
+
+def test_a_module_that_asks_for_a_tensor_gets_yes(arguments):
+    (x, t), (dx, dt), _ = arguments
+
+    def network(x, t):
+        assert torch.is_tensor(t) and isinstance(x, torch.Tensor)
+        assert isinstance(x, (list, torch.Tensor)) and not isinstance(x, (list, nn.Module))
+        return x * t[:, None, None, None]
+
+    out, tangent = jvp(network, (x, t), (dx, dt))
+    expected = torch.func.jvp(network, (x, t), (dx, dt))
+    torch.testing.assert_close((out, tangent), expected)
+
+
+def test_code_of_torch_sees_a_dual_as_it_is(arguments):
+    (x, _), _, _ = arguments
+    dual = Dual(x, x)
+    assert isinstance(dual, Dual) and type(dual) is Dual
+    assert isinstance(copy.copy(dual), Dual) and dual.__class__ is Dual
+    assert "Dual(primal=" in repr(dual)
+    for function in (torch.tensor, torch.as_tensor):  # C++, which would take it for its own
+        with pytest.raises((TypeError, RuntimeError, ValueError)):
+            isinstance(function(dual), torch.Tensor)
