@@ -31,6 +31,10 @@ trace neg __neg__ negative positive conj resolve_conj view_as_complex view_as_re
 FFT = """fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn hfft ihfft fftshift
 ifftshift""".split()
 
+LINEAR_IN_ALL = """index_add index_copy scatter_add slice_scatter select_scatter diagonal_scatter
+masked_scatter broadcast_tensors""".split()
+"""Linear in all tensors that are not masks or indices, taken together."""
+
 BILINEAR = "matmul bmm mm mv dot vdot inner outer ger kron".split()
 
 CONVOLUTION = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d
@@ -68,6 +72,26 @@ def linear_in_first(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     with torch.no_grad():
         tangents = func(tangent_of(x), *args, **kwargs)
     return wrap(out, tangents)
+
+
+def linear_in_all(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """dy = f(dx, dz, ...), with the masks, indices and numbers that f has."""
+
+    def tangents(value: Any) -> Any:
+        constant = isinstance(value, Tensor) and value.is_floating_point()
+        return tangent_of(value) if isinstance(value, Dual) or constant else value
+
+    out = func(*map(primal, args), **{key: primal(value) for key, value in kwargs.items()})
+    with torch.no_grad():
+        dy = func(*map(tangents, args), **{key: tangents(value) for key, value in kwargs.items()})
+    return wrap(out, dy)
+
+
+def pad_sequence(sequences: Any, batch_first: bool = False, value: float = 0.0, *side: Any) -> Dual:
+    """Sequences of different lengths as one tensor; what pads them is constant."""
+    func = torch._C._nn.pad_sequence
+    out = func(primal(sequences), batch_first, value, *side)
+    return make(out, lambda: func(tangent_of(sequences), batch_first, 0.0, *side))
 
 
 def bilinear(func: Any, a: Any, b: Any) -> Dual:
@@ -151,6 +175,7 @@ def masked_fill(x: Any, mask: Tensor, value: Any) -> Any:
 def _register() -> None:
     tables = [
         (linear_in_first, LINEAR),
+        (linear_in_all, LINEAR_IN_ALL),
         (bilinear, BILINEAR),
         (convolution, CONVOLUTION),
         (product_sum, "addmm baddbmm addmv addr addbmm".split()),
@@ -165,6 +190,7 @@ def _register() -> None:
     for func in (torch.where, torch.einsum, torch.functional.einsum):
         RULES[func] = where if func is torch.where else einsum
     RULES[F.pad] = RULES[torch._C._nn.pad] = pad
+    RULES[torch._C._nn.pad_sequence] = pad_sequence
     for func in (torch.masked_fill, Tensor.masked_fill):
         RULES[func] = masked_fill
 
