@@ -1,6 +1,6 @@
 """One pass that gives F with its graph and the tangent dF/dt without one."""
 
-from scm_core.dual import attention, elementwise, linear, methods, norms  # noqa: F401  (register)
+from scm_core.dual import attention, elementwise, in_place, linear, methods, norms  # noqa: F401
 from scm_core.dual.core import Dual, DualError, jvp, rule
 from scm_core.dual.difference import difference
 from scm_core.dual.fallback import fallbacks

@@ -23,10 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from scm_core.dual import memory
+
 RULES: dict[Any, Callable[..., Any]] = {}
 """Torch function -> rule; a rule has the function's own signature and gets `Dual`s in it.
 
-Under None stands what takes every function without one, as `(func, args, kwargs)`.
+Under None stands what takes every function without one, as `(func, args, kwargs)`, and under
+"inplace" what takes a call with `inplace=True`.
 """
 
 
@@ -143,20 +146,44 @@ def dispatch(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> A
         if name in kwargs:
             kwargs = dict(kwargs)
             args = (kwargs.pop(name), *args)
+    if memory.SHADOWS:
+        if not memory.busy():
+            with memory.working():
+                return dispatch(func, args, kwargs)
+        args, kwargs = current(args), current(kwargs)
     _check(func, kwargs)
+    if kwargs.get("inplace"):
+        return RULES["inplace"](func, args, kwargs)
     implementation = RULES.get(func)
     if implementation is None:
         return RULES[None](func, args, kwargs)
     return implementation(*args, **kwargs)
 
 
+def current(value: Any) -> Any:
+    """`value` with every tensor in it that was written in place as the `Dual` that it now is."""
+    if isinstance(value, Dual):
+        shadowed = memory.shadow(value.primal) is not None
+        return Dual(value.primal, memory.read(value.primal, value.tangent)) if shadowed else value
+    if isinstance(value, Tensor):
+        return value if memory.shadow(value) is None else Dual(value, memory.read(value))
+    if type(value) in (list, tuple):
+        items = [current(item) for item in value]
+        same = all(a is b for a, b in zip(items, value, strict=True))
+        return value if same else type(value)(items)
+    if type(value) is dict:
+        items = {key: current(item) for key, item in value.items()}
+        return value if all(items[key] is value[key] for key in value) else items
+    return value
+
+
 def _check(func: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     name = getattr(func, "__name__", "")
-    writes = name.endswith("_") and not name.endswith("__")
-    if writes or name in _IN_PLACE or kwargs.get("inplace") or kwargs.get("out") is not None:
+    writes = name.endswith("_") and not name.endswith("__") and func not in RULES
+    if writes or kwargs.get("out") is not None:
         raise DualError(
-            f"{name} writes in place, which would part a value from its tangent: "
-            "use the out-of-place form (x = x + y, torch.cat, torch.where, inplace=False)"
+            f"{name} writes in place or changes a tensor, and has no rule: "
+            "use the out-of-place form (x = x.transpose(0, 1), torch.cat, torch.where)"
         )
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _in_custom_function():
         raise DualError(
@@ -237,8 +264,14 @@ def jvp(
                 f"{x.dtype} {tuple(x.shape)} and {tuple(dx.shape)}"
             )
     duals = [Dual(x, dx.detach().to(x.dtype)) for x, dx in zip(primals, tangents, strict=True)]
-    out = module(*duals, **kwargs)
-    return _part(out, "primal"), _part(out, "tangent")
+    if torch.compiler.is_compiling():
+        out = module(*duals, **kwargs)
+        return _part(out, "primal"), _part(out, "tangent")
+    with memory.scope():
+        out = module(*duals, **kwargs)
+        with memory.working():
+            out = current(out)
+            return _part(out, "primal"), _part(out, "tangent")
 
 
 def _part(out: Any, name: str) -> Any:
@@ -254,6 +287,3 @@ def _part(out: Any, name: str) -> Any:
         f"the module returned a {type(out).__name__} that does not depend on its inputs "
         "through operations that Dual sees: return tensors computed from x or t"
     )
-
-
-_IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__ipow__"}

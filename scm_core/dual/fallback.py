@@ -139,8 +139,8 @@ def _leaves(tree: Any) -> list[Any]:
 CONSTANT = """
 eq ne lt le gt ge greater less equal allclose isclose isnan isinf isfinite argmax argmin argsort
 sign sgn floor ceil round trunc floor_divide bucketize searchsorted bernoulli
-zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_full new_empty
-new_tensor size dim ndimension numel nelement stride storage_offset element_size is_contiguous
+zeros_like ones_like full_like rand_like randn_like new_zeros new_ones new_full new_tensor
+size dim ndimension numel nelement stride storage_offset element_size is_contiguous
 is_floating_point is_complex is_signed get_device int long short bool
 """.split()
 """Functions without a derivative: they see the primal and return plain tensors or numbers."""

@@ -54,7 +54,8 @@ def _add_tensor_methods() -> None:
     for name, function in _OPERATORS.items():
         setattr(Dual, f"__{name}__", _method(function))
         setattr(Dual, f"__r{name}__", _reflected(function))
-        setattr(Dual, f"__i{name}__", _method(getattr(Tensor, f"__i{name}__", Tensor.add_)))
+        if hasattr(Tensor, f"__i{name}__"):
+            setattr(Dual, f"__i{name}__", _method(getattr(Tensor, f"__i{name}__")))
     for name in _COMPARISONS:
         setattr(Dual, f"__{name}__", _method(getattr(torch, name)))
     for name in _VIEWS:

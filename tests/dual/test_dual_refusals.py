@@ -24,31 +24,12 @@ class Square(torch.autograd.Function):
         return gradient
 
 
-def add_in_place(x):
-    x += 1
-    return x
-
-
-def write_row(x):
-    x[0] = 0.0
-    return x
-
-
-def write_buffer(x):
-    buffer = torch.zeros(4, 3)
-    buffer[:] = x
-    return buffer
-
-
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (add_in_place, "__iadd__ writes in place"),
-        (write_row, "__setitem__ writes in place"),
-        (write_buffer, "__setitem__ writes in place"),
-        (lambda x: x.mul_(2), "mul_ writes in place"),
-        (lambda x: torch.zeros(4, 3).add_(x), "add_ writes in place"),
-        (nn.ReLU(inplace=True), "relu writes in place"),
+        (lambda x: x.transpose_(0, 1), "transpose_ writes in place or changes a tensor"),
+        (lambda x: x.normal_(), "normal_ writes in place or changes a tensor"),
+        (lambda x: torch.add(x, 1, out=torch.empty(4, 3)), "add writes in place"),
         (nn.BatchNorm1d(3), "BatchNorm in train mode"),
         (Square.apply, "inside a torch.autograd.Function"),
         (lambda x: checkpoint(torch.sin, x, use_reentrant=True), "use_reentrant=False"),

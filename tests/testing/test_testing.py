@@ -59,9 +59,7 @@ class Wrapped(nn.Module):
         return self.inner(self.norm(x), t, condition)
 
     def in_place(self, x, t, condition):
-        F = self.inner(x, t, condition)
-        F *= 2
-        return F
+        return self.inner(x, t, condition).squeeze_(1).unsqueeze(1)
 
     def ignores_t(self, x, t, condition):
         return self.inner(x, torch.ones_like(t), condition)
@@ -157,7 +155,7 @@ FAULTS = {
     "data of std 1.0": (with_data(dataset=OfStdOne), "statistics", "std 0.5"),
     "a backbone that ignores t": (with_backbone("ignores_t"), "time embedding", "ignores t"),
     "a BatchNorm": (with_backbone("batch_norm"), "tangent", "batch"),
-    "an in-place op": (with_backbone("in_place"), "tangent", "writes in place"),
+    "a shape changed in place": (with_backbone("in_place"), "tangent", "writes in place"),
     "an embedding of 1000 t": (with_backbone("fast_t"), "time embedding", "not 1000 t"),
     "a decoder that clips": (
         with_codec(decode=lambda self, x: ToyCodec().decode(x).clamp(-0.5, 0.5)),
