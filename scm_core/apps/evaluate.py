@@ -25,7 +25,7 @@ from scm_core.contract.spec import Features, ModalitySpec, Scorer
 from scm_core.data.latents import fingerprint
 from scm_core.engine import checkpoint, config, foreign
 from scm_core.engine.checkpoint import Checkpoint
-from scm_core.engine.run import compiled
+from scm_core.engine.sharding import compiled
 from scm_core.evaluation import evaluator, plots, report
 from scm_core.evaluation.evaluator import Bench, Plan, Row
 from scm_core.evaluation.measuring import Partial, measure, probe

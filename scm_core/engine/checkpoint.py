@@ -23,7 +23,7 @@ from scm_core.data.latents import LatentCodec, fingerprint
 from scm_core.engine import config as configuration
 from scm_core.engine import foreign
 from scm_core.engine.replay import Replayed
-from scm_core.engine.storage import OF_THE_RUN, read_whole, split
+from scm_core.engine.storage import OF_THE_RUN, adapted, read_whole, split
 
 LOOKED_UP = ("modality", "preset")  # before the rest of a configuration is read
 
@@ -207,6 +207,8 @@ def _completed(
     UserError where they lack some of another pretrained model.
     """
     known = backbone.state_dict()
+    if "lora" in described:
+        weights = adapted(known, weights, described["lora"], source)
     if known.keys() - weights.keys() and described.get("source") != backbone.source:
         raise UserError(f"{source} is of another pretrained model than the one that pretrained= is")
     found = {**known, **weights}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class Run:
                 remembered = () if options.compile else (lora.context_fn(stage.backbone),)
                 sharding.recompute(network, *remembered)
             if options.compile:
-                compiled(network, stage.evaluated_by)
+                sharding.compiled(network, stage.evaluated_by)
         try:
             resumed = resumable(guard.checkpoint, stage)
             trainer.fit(stage, datamodule=Fed(self.data), ckpt_path=resumed, weights_only=True)
@@ -120,7 +120,7 @@ class Run:
             about = {"stage": name, "step": trainer.global_step, "autoencoder": autoencoder}
             self._export(exported, average, adapter=lora.described(stage.backbone), **about)
             if name == "student" and settings.lora.merge:
-                storage.merge(exported)
+                storage.merge(exported, self._backbone().state_dict() if self.teacher else None)
             guard.forget_previous()
             console.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
@@ -175,11 +175,9 @@ class Run:
         self._write("latents.json", json.dumps(latents))
 
     def _build(self, name: str) -> Stage:
-        shape, schema = tuple(self.data.shape), self.data.condition
         if name == "decoder":
             return autoencoding(self.autoencoder, self.settings.decoder)
-        of_data = shape, schema, self.statistics
-        backbone = self.spec.backbone(self.settings, *of_data)
+        backbone, schema = self._backbone(), self.data.condition
         if name == "teacher":
             return teacher(backbone, schema, self.settings.teacher)
         if self.teacher:
@@ -188,17 +186,18 @@ class Run:
             weights = trained(self.folder, "teacher")
             of_backbone, _ = storage.split(storage.read(weights)[1])
             checkpoint.load_weights(backbone, of_backbone, weights)
-        network: nn.Module | None = None
-        options, distilled = self.settings.student, self.settings.student.method == "distill"
-        if options.lora.rank:  # the teacher is the same network without its adapter
-            torch.manual_seed(self.seed)
-            given = options.lora.rank, options.lora.alpha, options.lora.targets
-            adapters = lora.Adapters(backbone, *given)
-            network, backbone = adapters.off() if distilled else None, adapters.new()
-        elif distilled:
-            network = self.spec.backbone(self.settings, *of_data)
+        network, options = None, self.settings.student
+        if options.lora.rank:
+            torch.manual_seed(self.seed)  # of the adapter's first weights
+        elif options.method == "distill":
+            network = self._backbone()
             network.load_state_dict(backbone.state_dict())
         return student(backbone, schema, options, network, self.data.bounds)
+
+    def _backbone(self) -> nn.Module:
+        """A new one for the data's samples; where it is pretrained, as it was."""
+        about = tuple(self.data.shape), self.data.condition, self.statistics
+        return self.spec.backbone(self.settings, *about)
 
     @rank_zero_only
     def _state_teacher(self, source: str) -> None:
@@ -296,15 +295,3 @@ class Run:
     @rank_zero_only
     def _write(self, name: str, text: str) -> None:
         write_text(self.folder / name, text)
-
-
-def compiled(network: nn.Module, methods: Iterable[str]) -> None:
-    """Compile what evaluates a network, in place: its call, or those `methods` of it.
-
-    Batches of another size are another graph, of fixed shapes, of which a stage has a few.
-    """
-    torch._dynamo.config.recompile_limit = 32
-    for name in methods:
-        setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
-    if not methods:
-        network.compile(dynamic=False)

@@ -51,10 +51,9 @@ def export(
     """Write EMA weights with all that sampling needs, atomically.
 
     The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
-    Weights that a pretrained model has may be left out: `source` is its hash.
-    The weights of an `adapter` (see `scm_core.networks.lora.described`) need the teacher's beside
-    them, and with it its autoencoder. UserError on a full disk, and for weights that are NaN or
-    Inf.
+    Weights that a pretrained model has may be left out: `source` is its hash. Those of an `adapter`
+    (see `scm_core.networks.lora.described`) need its teacher's, and with it its autoencoder's.
+    UserError on a full disk, and for weights that are NaN or Inf.
     """
     of_autoencoder = autoencoder.state_dict() if autoencoder and not adapter else {}
     weights = {**weights, **{AUTOENCODER + key: value for key, value in of_autoencoder.items()}}
@@ -105,9 +104,14 @@ def shrink(path: Path, target: Path) -> None:
     _write(target, packed, described)
 
 
-def merge(path: Path) -> None:
-    """Rewrite a LoRA student with whole weights, which need no teacher beside them."""
+def merge(path: Path, base: dict[str, Tensor] | None = None) -> None:
+    """Rewrite a LoRA student with whole weights, which need no teacher beside them.
+
+    `base` are those of a teacher that is pretrained, and not there.
+    """
     described, weights = read_whole(path)
+    if base is not None:
+        weights = adapted(base, weights, described.pop("lora"), path)
     _write(path, {key: _half(value) for key, value in weights.items()}, described)
 
 
@@ -153,22 +157,27 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def read_whole(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """As `read`; an adapter's weights are merged into those of its teacher, which lies beside it.
 
-    UserError where no teacher is there, or another one.
+    UserError where no teacher is there, or another one. Of a pretrained teacher they stay alone.
     """
     described, weights = read(path)
-    adapter = described.pop("lora", None)
-    if adapter is None:
+    if "lora" not in described or described["config"].get("pretrained"):
         return described, weights
     teacher = path.with_name(TEACHER)
     if not teacher.is_file():
         raise UserError(f"{path} holds a LoRA of a teacher: put its {TEACHER} beside it")
-    _, base = read(teacher)
+    return described, adapted(read(teacher)[1], weights, described.pop("lora"), path)
+
+
+def adapted(
+    base: dict[str, Tensor], weights: dict[str, Tensor], adapter: dict[str, Any], source: Path
+) -> dict[str, Tensor]:
+    """A teacher's weights with those of an adapter; UserError where it is not of that teacher."""
     try:
         if fingerprint(split(base)[0]) != adapter["base"]:
-            raise UserError(f"{path} holds a LoRA of another teacher than {teacher}")
-        return described, lora.merged(base, weights, adapter["alpha"] / adapter["rank"])
+            raise UserError(f"{source} holds a LoRA of another teacher than the one that is there")
+        return lora.merged(base, weights, adapter["alpha"] / adapter["rank"])
     except (KeyError, TypeError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{path} holds no LoRA of {teacher}: {first_line(error)}") from error
+        raise UserError(f"{source} holds no LoRA of its teacher: {first_line(error)}") from error
 
 
 def _check_stated(path: Path, described: dict[str, Any]) -> None:

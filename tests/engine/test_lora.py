@@ -103,7 +103,7 @@ def test_without_its_teacher_it_is_one_sentence(trained, tmp_path):
     first = next(iter(weights))
     weights[first] = weights[first] + 1
     storage._write(tmp_path / "teacher.safetensors", weights, described)
-    with pytest.raises(UserError, match="holds a LoRA of another teacher than"):
+    with pytest.raises(UserError, match="holds a LoRA of another teacher than the one"):
         checkpoint.load(path, WORDS[0][9:])
 
 
