@@ -1,0 +1,191 @@
+"""What `objectives` measures of a student in training, and when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning import Trainer
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from scm_core.base.device import best_device
+from scm_core.contract.spec import SIGMA_DATA, Batch, DataModule, Features, ModalitySpec, Scorer
+from scm_core.engine import sampling
+from scm_core.engine.callbacks import Averaging, OnOptimizerStep
+from scm_core.engine.previews import averaged
+from scm_core.engine.stages import Stage
+from scm_core.evaluation.evaluator import NEIGHBOURS
+from scm_core.evaluation.metrics import frechet_distance, precision_recall
+from scm_core.method.objectives.consistency import Consistency
+from scm_core.method.objectives.endpoint import Endpoint
+
+Row = dict[str, float]
+STEPS = 1, 2, 4
+PROBE = 256  # samples of which |g| and the distance to the teacher's end points are means
+
+
+class Penultimate(Features):
+    """What a classifier sees before its last layer and dropout: media -> (B, D)."""
+
+    name = "class_scorer"
+
+    def __init__(self, network: nn.Sequential) -> None:
+        self.network = network
+
+    @torch.inference_mode()
+    def __call__(self, media: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        hook = self.network[-1].register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+        try:
+            self.network.to(media.device)(media)
+        finally:
+            hook.remove()
+        return kept[0]
+
+
+def extractors(spec: ModalitySpec, settings: DictConfig, scorer: Scorer) -> list[Features]:
+    """The modality's own, and what the classifier sees that is trained on the data."""
+    found = spec.features(settings)
+    found = list(found) if isinstance(found, (list, tuple)) else [found]
+    return [*found, *getattr(scorer, "features", [Penultimate(scorer.network)])]
+
+
+class Judge:
+    """Distances of `n` samples to `reference` real ones, always by the same noise and classes."""
+
+    def __init__(
+        self,
+        spec: ModalitySpec,
+        settings: DictConfig,
+        data: DataModule,
+        n: int,
+        reference: int,
+        batch: int = 256,
+    ) -> None:
+        self.codec = spec.codec(settings, data.statistics)
+        self.scorer = spec.scorer(settings, data)
+        self.extractors = extractors(spec, settings, self.scorer)
+        self.shape, self.schema, self.n, self.batch = data.shape, data.condition, n, batch
+        self.device, self.bounds = best_device(), getattr(data, "bounds", None)
+        self.real = self._features(media for media, _ in self._first(data, "train", reference))
+        probe = [data.train_set.__getitems__(list(range(PROBE)))]
+        self.probe = Batch(probe[0].x, dict(probe[0].condition))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the extractors, the one by which recipes were chosen first."""
+        return [features.name for features in self.extractors]
+
+    @staticmethod
+    def _first(data: DataModule, split: str, n: int) -> Iterator[tuple[Tensor, Any]]:
+        torch.manual_seed(0)
+        for media, condition in data.real(split):
+            yield media[:n], condition
+            n -= len(media)
+            if n <= 0:
+                return
+
+    def _features(self, batches: Any) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {features.name: [] for features in self.extractors}
+        for media in batches:
+            for features in self.extractors:
+                found[features.name].append(features(media.to(self.device)).cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def compare(self, batches: Any) -> Row:
+        """FD, precision and recall of media (B, ...) in each extractor."""
+        row: Row = {}
+        for name, found in self._features(batches).items():
+            real = self.real[name]
+            row[f"fd_{name}"] = frechet_distance(real, found)
+            pair = precision_recall(real[: len(found)], found, k=NEIGHBOURS)
+            row[f"precision_{name}"], row[f"recall_{name}"] = pair
+        return row
+
+    @torch.no_grad()
+    def samples(self, model: Any, sampler: str, steps: int, guidance: float = 1.0) -> Row:
+        """Of what a model makes by that sampler in so many steps, class accuracy included."""
+        draw = sampling.sampler(sampler, steps, SIGMA_DATA, guidance, self.schema)
+        condition, right, shown = sampling.cycled_condition(self.schema, self.n), [], []
+        for part in sampling.batches(self.n, self.batch):
+            there = {key: value[part].to(self.device) for key, value in condition.items()}
+            size = part.stop - part.start
+            noise = sampling.seeded_noise(self.shape, size, 0, SIGMA_DATA, first=part.start)
+            x = draw(model, noise.to(self.device), there, sampling.fresh_noise(0, part.start))
+            media = self.codec.decode(x.float())
+            right.append(self.scorer(media, there)["class_accuracy"].cpu())
+            shown.append(media.cpu())
+        return {**self.compare(shown), "class_accuracy": torch.cat(right).mean().item()}
+
+    def tangent(self, stage: Stage) -> Row:
+        """|g| of the consistency loss at r = 1, and the mean distance of f(x_t, t) to where the
+        teacher's own trajectory through x_t ends, both in units of the data."""
+        of_stage, stage.bounds = stage.bounds, self.bounds
+        if self.bounds:
+            stage.bounds = tuple(bound.to(self.device) for bound in self.bounds)
+        found = {}
+        probe = Batch(
+            self.probe.x.to(self.device),
+            {key: value.to(self.device) for key, value in self.probe.condition.items()},
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for name, objective in (
+                ("|g|", Consistency(Consistency.Options(tangent_warmup=0))),
+                ("error", Endpoint(Endpoint.Options())),
+            ):
+                with torch.no_grad():
+                    _, metrics = objective.to(self.device).loss(stage, probe)
+                found[name] = metrics[name].mean().item()
+        stage.bounds = of_stage
+        return found
+
+
+class Watch(OnOptimizerStep):
+    """A clock that stands still while the judge looks at the EMA weights, after these steps.
+
+    With a `limit` of seconds it ends the run instead, to find what a step costs.
+    """
+
+    def __init__(
+        self, judge: Callable[[Stage, bool], Row] | None, at: list[int], limit: float | None = None
+    ) -> None:
+        self.judge, self.at, self.limit = judge, at, limit
+        self.spent, self.rows, self.times = 0.0, [], []
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        super().on_train_start(trainer, stage)
+        self.began = now()
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
+        if not self.stepped(trainer):
+            return
+        step = trainer.global_step
+        if self.limit is not None:
+            self.times.append(now() - self.began)
+            trainer.should_stop = self.times[-1] > self.limit and len(self.times) > 4
+        elif step in self.at:
+            self.spent += now() - self.began
+            averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
+            precision = trainer.precision_plugin.forward_context()
+            with averaged(stage.backbone, averaging.ema), precision:
+                row = self.judge(stage, step == self.at[-1])
+            self.rows.append({"step": step, "seconds": self.spent, **row})
+            self.began = now()
+
+    @property
+    def step_seconds(self) -> float:
+        """Of a step, without the first two."""
+        return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
+
+
+def now() -> float:
+    """Seconds on a clock that has waited for the device; on a CPU those that this process had of
+    it, per thread, so that other work on the machine costs nobody steps."""
+    if not torch.cuda.is_available():
+        return time.process_time() / torch.get_num_threads()
+    torch.cuda.synchronize()
+    return time.perf_counter()
