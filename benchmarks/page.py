@@ -111,6 +111,13 @@ class Page:
         self.named(f"input[aria-label='{label}']").send_keys(value, Keys.ENTER)
         self.wait("arguments[0].innerText.includes(arguments[1])", self.result, value)
 
+    def type(self, label: str, text: str, said: str | None = None) -> None:
+        """Type into a text box, and wait until the result says that, or else the text."""
+        box = self.named(f"textarea[aria-label='{label}'], label.container textarea, label input")
+        box.send_keys(Keys.CONTROL, "a")
+        box.send_keys(text, Keys.ENTER)
+        self.wait("arguments[0].innerText.includes(arguments[1])", self.result, said or text)
+
     def drag_seed(self, moves: int) -> int:
         """Drag the seed to the right, slowly; how many samples are seen before it is let go."""
         drag = ActionChains(self.driver, duration=50)

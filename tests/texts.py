@@ -104,3 +104,38 @@ def pipeline(kind: str, folder: Path) -> Path:
         index[f"tokenizer{ending}"] = ["transformers", "BertTokenizerFast"]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+SAID = {f"a {name} {form}" for name in COLOURS for form in ("heart", "star")}
+
+
+def student(folder: Path, encoder: Path) -> Path:
+    """The checkpoint of an untrained student of captioned pictures, which looks at its prompt."""
+    from modalities.image import SPEC
+    from scm_core.base.arguments import parse
+    from scm_core.contract.fields import with_examples
+    from scm_core.data.batches import spread
+    from scm_core.engine import config, storage
+
+    captioned(folder / "captioned", 40, size=8)
+    words = [f"data.root={folder / 'captioned'}", f"data.text_encoder={encoder}"]
+    words += ["backbone.name=transformer", "backbone.options={width: 16, depth: 1, heads: 2}"]
+    settings = config.finish(SPEC, parse(["modality=image", "data.batch_size=8", *words]))
+    data = SPEC.data(settings)
+    data.setup()
+    network = SPEC.backbone(settings, data.shape, data.condition, data.statistics)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(torch.randn_like(value) * 0.2)
+    path = folder / "model" / "student.safetensors"
+    storage.export(
+        path,
+        network.state_dict(),
+        stage="student",
+        step=0,
+        config=settings,
+        shape=data.shape,
+        condition=with_examples(data.condition, spread(data.val_dataloader(), 2).condition),
+        statistics=data.statistics,
+    )
+    return path
