@@ -63,11 +63,7 @@ class TextEncoder:
     @cached_property
     def loaded(self) -> Alone | OfPipeline:
         """The encoder itself; UserError where it cannot be read."""
-        try:
-            from transformers.utils import logging  # seconds: only to encode
-        except ImportError:
-            raise UserError(NEEDS) from None
-        logging.disable_progress_bar()
+        library()
         try:
             return (OfPipeline if self.of_pipeline else Alone)(self.folder)
         except UserError:
@@ -91,6 +87,16 @@ class TextEncoder:
                 )
             found.append(folder / name)
         return found
+
+
+def library() -> Any:
+    """Transformers, which takes seconds to import; UserError where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(NEEDS) from None
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 
 @functools.cache

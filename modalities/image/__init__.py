@@ -63,6 +63,10 @@ def _features(config: ImageConfig) -> tuple[Features, ...]:
 
 
 def _scorer(config: ImageConfig, data: DataModule) -> Scorer:
+    if "prompt" in data.condition:
+        from modalities.image.clip import ClipScore
+
+        return ClipScore(data, config.data.clip) if config.data.clip else Scorer()
     from modalities.image.scorer import ClassScorer
 
     return ClassScorer(data)

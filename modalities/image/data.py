@@ -29,7 +29,8 @@ class ImageData:
     ``name`` is ``fashion_mnist``, ``cifar10`` or ``folder``; ``root`` the folder that holds them.
     With a ``text_encoder``, or a pretrained pipeline that has one, they are a folder of captions.
     ``size`` resizes the shorter side and crops the centre square; ``channels`` (folder only) is 1
-    for grey, 3 for RGB, 4 for RGBA; ``flip`` mirrors half of the training images.
+    for grey, 3 for RGB, 4 for RGBA; ``flip`` mirrors half of the training images. ``clip`` is what
+    an evaluation scores captioned images by.
     """
 
     name: str = "fashion_mnist"
@@ -40,6 +41,7 @@ class ImageData:
     channels: int = 3
     flip: bool = False
     text_encoder: str | None = place()
+    clip: str | None = place()
 
 
 class Flipped(Standardised):
