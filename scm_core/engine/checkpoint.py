@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from scm_core.base.arguments import Overrides
 from scm_core.base.device import resolve_precision
-from scm_core.base.errors import UserError, first_line
+from scm_core.base.errors import UserError
 from scm_core.contract import spec as modalities
-from scm_core.contract.fields import Condition, Schema, null_condition, schema_from_dict
+from scm_core.contract.fields import Condition, Schema, schema_from_dict
 from scm_core.data.latents import LatentCodec, fingerprint
 from scm_core.engine import config as configuration
 from scm_core.engine import foreign
@@ -214,19 +214,6 @@ def _completed(
     found = {**known, **weights}
     load_weights(backbone, found, source)
     return found
-
-
-def check_samples(name: str, backbone: nn.Module, shape: tuple[int, ...], schema: Schema) -> None:
-    """UserError where a pretrained backbone does not take samples of that shape (C, *grid)."""
-    try:
-        with torch.no_grad():
-            out = backbone(torch.zeros(1, *shape), torch.ones(1), null_condition(schema, 1))
-        why = "" if out.shape[1:] == shape else f"it makes {tuple(out.shape[1:])} of them"
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        why = first_line(error)
-    if why:
-        sizes = " x ".join(map(str, shape))
-        raise UserError(f"pretrained={name} cannot take samples of {sizes}: {why}")
 
 
 def _network(build: Callable[[], nn.Module], weights: dict[str, Tensor], source: Path) -> nn.Module:

@@ -25,7 +25,7 @@ from scm_core.contract.spec import Autoencoder, Codec, DataModule, ModalitySpec
 from scm_core.data.batches import spread
 from scm_core.data.latents import LatentCodec, Latents, latent_shape
 from scm_core.dual import DualError
-from scm_core.engine import checkpoint, config, sampling, sharding, storage
+from scm_core.engine import checkpoint, config, pretrained, sampling, sharding, storage
 from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
 from scm_core.engine.checkpointing import (
     LAST,
@@ -157,7 +157,7 @@ class Run:
             schema = self.data.condition
             backbone = self.spec.backbone(self.settings, shape, schema, self.statistics)
             if self.teacher:
-                checkpoint.check_samples(self.teacher, backbone, shape, schema)
+                pretrained.check_samples(self.teacher, backbone, shape, schema)
 
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
@@ -192,6 +192,9 @@ class Run:
         elif options.method == "distill":
             network = self._backbone()
             network.load_state_dict(backbone.state_dict())
+        if self.teacher and not options.lora.rank:  # an adapter has its teacher's embedding
+            begins = not (self.folder / name / LAST).exists()
+            pretrained.slow_time(backbone, tuple(self.data.shape), schema, begins=begins)
         return student(backbone, schema, options, network, self.data.bounds)
 
     def _backbone(self) -> nn.Module:
@@ -201,18 +204,11 @@ class Run:
 
     @rank_zero_only
     def _state_teacher(self, source: str) -> None:
-        """Export a pretrained teacher: whose weights it has, but none of them.
-
-        UserError where they have changed since the run began.
-        """
+        """Export a pretrained teacher: whose weights it has, but none of them."""
         path = self.folder / "teacher.safetensors"
         if not path.exists():
             self._export(path, {}, stage="teacher", step=0, source=source)
-        elif storage.read(path)[0].get("source") != source:
-            raise UserError(
-                f"{self.folder} holds a run whose teacher was another one than "
-                f"pretrained={self.teacher} is now: name that one, or choose another out="
-            )
+        pretrained.check_source(path, self.teacher, source)
 
     def _export(self, path: Path, weights: dict[str, Tensor], **more: Any) -> None:
         """Write a stage's weights with all that is known of the samples."""

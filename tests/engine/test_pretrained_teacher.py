@@ -132,3 +132,12 @@ def test_a_model_of_pixels_by_the_name_teacher(tmp_path, monkeypatch):
     student = load(out / "student.safetensors", tmp_path / "unet")
     white = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
     assert student.codec.encode(white).unique().tolist() == [0.5]
+
+
+def test_a_student_starts_with_a_slow_embedding_of_time(trained, dit):
+    teacher, student = (load(trained / f"{n}.safetensors", dit) for n in ("teacher", "student"))
+    first, other = (
+        one.backbone.network.transformer_blocks[0].norm1.emb.timestep_embedder.linear_1.weight
+        for one in (student, teacher)
+    )
+    assert other.abs().sum(0).min() > 0 and (first.abs().sum(0) == 0).sum() > 50

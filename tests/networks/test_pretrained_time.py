@@ -1,0 +1,87 @@
+"""Embeddings of 1000 t made slow: the network stays what it was, but for how fast it follows t."""
+
+import diffusers
+import pytest
+import torch
+from torch import nn
+
+from scm_core.method.conversions import RectifiedFlow
+from scm_core.networks.pretrained import FAMILIES, Adapter, time
+
+
+@pytest.fixture
+def adapter():
+    """A DiT of rectified flow that makes little of its fast sinusoids."""
+    network = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        num_layers=1,
+        sample_size=8,
+        num_embeds_ada_norm=10,
+    )
+    for parameter in network.parameters():
+        if not parameter.abs().sum():
+            nn.init.normal_(parameter, std=0.1)
+    first = embedder(network).linear_1
+    with torch.no_grad():
+        first.weight[:, :60] *= 0.02  # cosines, the fast ones first
+        first.weight[:, 128:188] *= 0.02
+    kind = "DiTTransformer2DModel"
+    return Adapter(network, RectifiedFlow(1000), FAMILIES[kind], {}).eval()
+
+
+def embedder(network):
+    return network.transformer_blocks[0].norm1.emb.timestep_embedder
+
+
+X, LABEL = torch.randn(6, 4, 8, 8), {"label": torch.arange(6)}
+T = torch.linspace(0.2, 1.5, 6)
+
+
+@torch.no_grad()
+def frequency(adapter, h=0.002):
+    """|d2F/dt2| over |dF/dt|."""
+    before, F, after = (adapter(X, T + k * h, LABEL) for k in (-1, 0, 1))
+    bend, slope = (before - 2 * F + after) / h**2, (after - before) / (2 * h)
+    return float(bend.abs().mean() / slope.abs().mean())
+
+
+def slowed(adapter, fit=True):
+    return time.slow(adapter, X, LABEL, fit=fit)
+
+
+def test_f_follows_t_slowly_and_is_what_it_was(adapter):
+    with torch.no_grad():
+        before, fast = adapter(X, T, LABEL), frequency(adapter)
+    [found] = slowed(adapter)
+    with torch.no_grad():
+        after = adapter(X, T, LABEL)
+    assert 80 < found.left_out < found.sinusoids == 256 and found.error < 0.1
+    print(found, fast, frequency(adapter), (after - before).norm() / before.norm())
+    assert (after - before).norm() < 0.02 * before.norm()
+    assert frequency(adapter) < 10 < fast
+
+
+def test_it_is_a_network_of_its_class_and_stays_slow_in_training(adapter, tmp_path):
+    slowed(adapter)
+    optimizer = torch.optim.Adam(adapter.parameters(), 1e-2)
+    adapter(X, T, LABEL).square().mean().backward()
+    optimizer.step()
+    adapter.network.save_pretrained(tmp_path)
+    plain = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+    of_plain = Adapter(plain, adapter.path, adapter.family, {}).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(of_plain(X, T, LABEL), adapter(X, T, LABEL))
+
+
+def test_a_training_that_goes_on_fits_nothing(adapter):
+    weights = {key: value.clone() for key, value in adapter.state_dict().items()}
+    [found] = slowed(adapter, fit=False)
+    assert found.left_out and found.error != found.error
+    torch.testing.assert_close(dict(adapter.state_dict()), weights)
+
+
+def test_what_is_slow_already_is_left_alone(adapter):
+    adapter.path = RectifiedFlow(1)  # as one that embeds u itself
+    assert slowed(adapter) == []
