@@ -11,6 +11,8 @@ from modalities.audio.data import AudioData, AudioDataModule
 from modalities.audio.mel import MelSettings
 from modalities.audio.notes import find_font
 from modalities.audio.vocoder import DecoderConfig
+from modalities.common.captions import encoder_of
+from modalities.common.prompt import Prompt
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Schema
 from scm_core.contract.spec import (
@@ -44,6 +46,8 @@ def _features(config: AudioConfig) -> tuple[Features, ...]:
 
 
 def _scorer(config: AudioConfig, data: DataModule) -> Scorer:
+    if "prompt" in data.condition:
+        return Scorer()
     from modalities.audio.scorer import NoteScorer
 
     return NoteScorer(data)
@@ -51,7 +55,8 @@ def _scorer(config: AudioConfig, data: DataModule) -> Scorer:
 
 def _data(config: AudioConfig) -> DataModule:
     vocoder.build(config.decoder, config.mel)  # what does not fit is said before sounds are read
-    return AudioDataModule(config.data, config.mel, limits=config.limits)
+    encoder = encoder_of(config)
+    return AudioDataModule(config.data, config.mel, limits=config.limits, encoder=encoder)
 
 
 def _backbone(
@@ -72,6 +77,7 @@ SPEC = ModalitySpec(
     find_data=lambda config: find_font(config.data.font),
     checkpoints=HERE / "checkpoints",
     build_data=_data,
+    fields=(Prompt,),
     build_backbone=_backbone,
     build_codec=_codec,
     build_features=_features,

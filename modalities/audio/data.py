@@ -15,6 +15,7 @@ from modalities.audio.mel import FLOOR, MelSettings
 from modalities.audio.notes import Notes
 from modalities.audio.recordings import Recordings
 from modalities.audio.settings import AudioData
+from modalities.common.text import TextEncoder
 from scm_core.contract.config import Limits
 from scm_core.contract.spec import SIGMA_DATA
 from scm_core.data.cache import CACHE
@@ -38,18 +39,21 @@ class AudioDataModule(SplitData):
         mel: MelSettings,
         cache: Path = CACHE,
         limits: Limits | None = None,
+        encoder: TextEncoder | None = None,
     ) -> None:
-        """Check the configuration; nothing is read before ``setup()``."""
+        """Check the configuration; nothing is read before ``setup()``. With an ``encoder`` sounds
+        are recordings with captions."""
         super().__init__(config, ["frames"], limits)
         mel.check()
-        self.mel, self.cache = mel, cache
+        self.mel, self.cache, self.encoder = mel, cache, encoder
 
     def read(self) -> tuple[ClipSplit, ClipSplit]:
         """Both splits of the notes or recordings that are named."""
-        if self.config.name == "notes":
+        if self.config.name == "notes" and not self.encoder:
             clips = Notes(self.config, self.mel, self.cache / "notes")
         else:
-            clips = Recordings(self.config, self.mel, self.cache / "recordings", self.limits)
+            of_files = self.mel, self.cache / "recordings", self.limits
+            clips = Recordings(self.config, *of_files, self.encoder)
         self.condition, self.identity = clips.schema, clips.identity
         train, test = (part.nonzero()[:, 0] for part in (~clips.held_out, clips.held_out))
         return ClipSplit(clips, train), ClipSplit(clips, test)

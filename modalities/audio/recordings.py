@@ -20,10 +20,13 @@ from torch.nn import functional
 from modalities.audio.clips import SILENCE
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.settings import AudioData
+from modalities.common.captions import conditioned, stated
+from modalities.common.text import TextEncoder
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract.config import Limits
 from scm_core.data.cache import CACHE
-from scm_core.data.folders import Classes, Skipped, again, classified, identity, labelled
+from scm_core.data.captions import captioned
+from scm_core.data.folders import Classes, Skipped, again, classified, identity
 from scm_core.data.limits import container, frames, unpacking
 from scm_core.data.prepared import Joined, Rows, contents, prepare
 from scm_core.data.shards import File
@@ -45,8 +48,9 @@ class Recordings:
     """The recordings of a folder as clips of one length, with log-mels kept in the cache.
 
     A file longer than a clip gives several, one after the other, the last one if it is at least
-    half full; what is shorter is padded with silence at its end. Files that are silent, too short
-    or broken are named in a warning and skipped; more than 1 % broken ones stop with their list.
+    half full; what is shorter is padded with silence at its end. With an ``encoder`` clips have
+    their file's caption instead of a class. Files that are silent, too short or broken are named in
+    a warning and skipped; more than 1 % broken ones stop with their list.
     """
 
     def __init__(
@@ -55,13 +59,18 @@ class Recordings:
         mel: MelSettings,
         cache: Path = CACHE / "recordings",
         limits: Limits | None = None,
+        encoder: TextEncoder | None = None,
     ) -> None:
         """Decode what ``config`` (an AudioData) names, or read its log-mels from the cache."""
         if config.normalise not in NORMALISATIONS:
             raise UserError(
                 f"data.normalise={config.normalise} is none of {', '.join(NORMALISATIONS)}."
             )
-        if config.name == "speech_commands":
+        captions = None
+        if encoder and config.root:
+            folder = Path(config.root)
+            classes, held, captions = captioned(folder, SUFFIXES, "recording")
+        elif config.name == "speech_commands":
             folder, classes, held = speech_commands(config.root)
         elif config.root:
             folder = Path(config.root)
@@ -78,11 +87,14 @@ class Recordings:
             torch.cat([rows[name] for rows in tables]) for name in ("file", "start", "gain")
         )
         used = [self.paths[i] for i in self.file.tolist()]
-        self.schema, label, self.held_out = labelled(folder, classes, held, used, "recording")
-        self.labels = {"label": label}
+        of_files = folder, classes, held
+        self.schema, self.labels, self.held_out = conditioned(
+            *of_files, captions, used, "recording", encoder
+        )
         self.log_mels = Joined([rows["log_mels"] for rows in tables])
         files = identity(folder, contents(self.paths, tables), classes, held)
         self.identity = {"files": files, "samples": self.samples, "normalise": self.normalise}
+        self.identity |= stated(self.labels, encoder)
 
     def waveforms(self, indices: Tensor) -> Tensor:
         """The clips themselves, decoded again: float32 (B, samples) in [-1, 1].

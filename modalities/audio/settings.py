@@ -15,7 +15,8 @@ class AudioData:
     ``font`` (an .sf2 or .sf3 file), ``pitch_low`` and ``pitch_high`` (MIDI numbers) and
     ``velocities`` (how many) are of notes; ``root``, ``pattern`` (a regular expression whose group
     is a file's class) and ``normalise`` (loudness, peak or none) of recordings. ``licence`` is
-    what the checkpoint says of the sounds.
+    what the checkpoint says of the sounds. With a ``text_encoder`` they are recordings of ``root``
+    with captions.
     """
 
     name: str = "notes"
@@ -30,3 +31,4 @@ class AudioData:
     pattern: str | None = prose()
     normalise: str = "loudness"
     licence: str | None = prose()
+    text_encoder: str | None = place()

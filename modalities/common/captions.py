@@ -15,7 +15,7 @@ from modalities.common.prompt import Prompt, named
 from modalities.common.text import TextEncoder
 from scm_core.contract.fields import Schema
 from scm_core.contract.fields.tokens import Unpacked
-from scm_core.data.cache import CACHE, cached
+from scm_core.data.cache import CACHE, cached, hashed
 from scm_core.data.captions import Captions
 from scm_core.data.embeddings import Embeddings
 from scm_core.data.folders import Classes, labelled
@@ -77,6 +77,31 @@ def encoded(
             long[0][:80],
         )
     return made, values
+
+
+def conditioned(
+    folder: Path,
+    classes: Classes,
+    held: set[File],
+    captions: Captions | None,
+    used: Sequence[File],
+    kind: str,
+    encoder: TextEncoder | None,
+) -> tuple[Schema, dict[str, Tensor | Embeddings], Tensor]:
+    """The schema of files that are used, the values of each by the field's name, and which are held
+    out, bool (N,): `prompted` where there are captions, or else `data.folders.labelled`."""
+    of_files = folder, classes, held
+    if captions is None or encoder is None:
+        schema, label, out = labelled(*of_files, used, kind)
+        return schema, {"label": label}, out
+    schema, values, out = prompted(*of_files, captions, used, kind, encoder)
+    return schema, {"prompt": values}, out
+
+
+def stated(values: dict[str, Tensor | Embeddings], encoder: TextEncoder | None) -> dict[str, Any]:
+    """What the captions among values are on any machine, where there are any."""
+    found = values.get("prompt")
+    return {"captions": [encoder.identity, hashed(found.captions)]} if encoder and found else {}
 
 
 def prompted(

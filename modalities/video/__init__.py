@@ -6,7 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from modalities.common import pretrained
+from modalities.common.captions import encoder_of
 from modalities.common.fashion_mnist import find_fashion_mnist
+from modalities.common.prompt import Prompt
 from modalities.video import autoencoder
 from modalities.video.autoencoder import DecoderConfig
 from modalities.video.codec import ClipCodec
@@ -62,6 +64,8 @@ def _features(config: VideoConfig) -> tuple[Features, ...]:
 
 
 def _scorer(config: VideoConfig, data: DataModule) -> Scorer:
+    if "prompt" in data.condition:
+        return Scorer()
     from modalities.video.scorer import ClipScorer
 
     return ClipScorer(data)
@@ -74,7 +78,10 @@ SPEC = ModalitySpec(
     presets=HERE / "presets",
     find_data=lambda config: find_fashion_mnist(config.data.root),
     checkpoints=HERE / "checkpoints",
-    build_data=lambda config: VideoDataModule(config.data, config.limits),
+    build_data=lambda config: VideoDataModule(
+        config.data, config.limits, encoder=encoder_of(config)
+    ),
+    fields=(Prompt,),
     build_autoencoder=_autoencoder,
     build_backbone=_backbone,
     build_codec=lambda config, statistics: ClipCodec(statistics, config.decoder.lossless),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from modalities.common.pixels import PixelData
+from modalities.common.text import TextEncoder
 from modalities.video.folder import read_folder
 from modalities.video.settings import VideoData
 from modalities.video.sprites import read_sprites
@@ -27,17 +28,25 @@ class VideoDataModule(PixelData):
     sets = ("sprites", "folder", "ucf101")
 
     def __init__(
-        self, config: VideoData, limits: Limits | None = None, cache: Path = CACHE
+        self,
+        config: VideoData,
+        limits: Limits | None = None,
+        cache: Path = CACHE,
+        encoder: TextEncoder | None = None,
     ) -> None:
-        """Check the configuration; nothing is read before ``setup()``."""
+        """Check the configuration; nothing is read before ``setup()``. With an ``encoder`` clips
+        are those of a folder, and have captions."""
         super().__init__(config, ["frames", "size", "clips", "stride"], limits)
         if config.fps <= 0:
             raise UserError(f"data.fps={config.fps:g} must be above 0.")
-        self.cache = cache / "videos"
+        self.cache, self.encoder = cache / "videos", encoder
 
     def read(self) -> tuple[Split, Split]:
         """Both splits of the set that is named."""
-        if self.config.name == "sprites":
+        if self.encoder:
+            read = read_folder(self.config, self.cache, self.limits, self.encoder)
+            train, test, self.identity = read
+        elif self.config.name == "sprites":
             train, test, self.identity = read_sprites(self.config)
         else:
             reader = {"folder": read_folder, "ucf101": read_ucf101}[self.config.name]
@@ -53,5 +62,5 @@ class VideoDataModule(PixelData):
             "mean": channels.mean(1).tolist(),
             "std": channels.std(1).clamp(min=1e-3).tolist(),
             "fps": self.config.fps,
-            "source": self.config.name,
+            "source": "folder" if self.encoder else self.config.name,
         }

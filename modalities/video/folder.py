@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,15 @@ import av
 import torch
 from torch import Tensor
 
+from modalities.common.captions import conditioned, stated
+from modalities.common.text import TextEncoder
 from modalities.video.settings import VideoData
 from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.contract.fields import Condition, Schema
-from scm_core.data.folders import Classes, Skipped, classified, identity, labelled
+from scm_core.data.captions import Captions, captioned
+from scm_core.data.embeddings import Embeddings
+from scm_core.data.folders import Classes, Skipped, classified, identity
 from scm_core.data.limits import container, frames
 from scm_core.data.prepared import Joined, Rows, contents, prepare
 from scm_core.data.shards import File
@@ -37,36 +41,45 @@ LATE = 0.2  # of a frame: files round their times, GIFs to hundredths of a secon
 class Files(Split):
     """One split of a folder's clips, uint8 (B, 3, T, H, W)."""
 
-    def __init__(self, clips: Joined, label: Tensor, part: Tensor, schema: Schema) -> None:
-        """Serve a ``part``, bool (N,), of all clips (N, 3, T, H, W) and classes, int64 (N,)."""
-        self.clips, self.places, self.label = clips, part.nonzero()[:, 0], label[part]
-        self.schema = schema
+    def __init__(
+        self, clips: Joined, given: Mapping[str, Tensor | Embeddings], part: Tensor, schema: Schema
+    ) -> None:
+        """Serve a ``part``, bool (N,), of all clips (N, 3, T, H, W) and of what is ``given`` of
+        each."""
+        self.clips, self.places = clips, part.nonzero()[:, 0]
+        self.given, self.schema = given, schema
 
     def __len__(self) -> int:
         """The number of clips."""
-        return len(self.label)
+        return len(self.places)
 
     def media(self, chosen: Tensor) -> Tensor:
         """The clips at these places."""
         return self.clips[self.places[chosen]]
 
     def condition(self, chosen: Tensor) -> Condition:
-        """Their classes."""
-        return {"label": self.label[chosen]}
+        """Their classes, or their captions."""
+        return {key: values[self.places[chosen]] for key, values in self.given.items()}
 
 
 Splits = tuple[Files, Files, dict[str, Any]]
 
 
-def read_folder(config: VideoData, cache: Path, limits: Limits) -> Splits:
+def read_folder(
+    config: VideoData, cache: Path, limits: Limits, encoder: TextEncoder | None = None
+) -> Splits:
     """Training clips, held-out clips, and all that they depend on; class = subfolder.
 
-    UserError for a folder that is missing, empty, or mixed; see ``read_files`` for the rest.
+    With an ``encoder`` clips have captions instead of classes. UserError for a folder that is
+    missing, empty, or mixed; see ``read_files`` for the rest.
     """
     if not config.root:
         raise UserError("data.name=folder needs the folder of videos: data.root=.")
     folder = Path(config.root)
-    return read_files(folder, *classified(folder, SUFFIXES, "video"), config, cache, limits)
+    if encoder is None:
+        return read_files(folder, *classified(folder, SUFFIXES, "video"), config, cache, limits)
+    classes, held, captions = captioned(folder, SUFFIXES, "video")
+    return read_files(folder, classes, held, config, cache, limits, captions, encoder)
 
 
 def read_files(
@@ -76,6 +89,8 @@ def read_files(
     config: VideoData,
     cache: Path,
     limits: Limits,
+    captions: Captions | None = None,
+    encoder: TextEncoder | None = None,
 ) -> Splits:
     """Clips of the files of each class, training and held-out, and all that they depend on.
 
@@ -89,10 +104,12 @@ def read_files(
     settings = {**about, "version": VERSION, "limits": asdict(limits)}
     tables = prepare(folder, paths, partial(_clips, config, limits), settings, cache, "video")
     used = [paths[i] for rows in tables for i in rows["file"].tolist()]
-    schema, label, test = labelled(folder, classes, held, used, "video")
+    of_files = folder, classes, held
+    schema, given, test = conditioned(*of_files, captions, used, "video", encoder)
     clips = Joined([rows["clips"] for rows in tables])
-    train, test = (Files(clips, label, part, schema) for part in (~test, test))
-    return train, test, {**about, "files": identity(folder, contents(paths, tables), classes, held)}
+    train, test = (Files(clips, given, part, schema) for part in (~test, test))
+    files = identity(folder, contents(paths, tables), classes, held)
+    return train, test, {**about, "files": files, **stated(given, encoder)}
 
 
 def read_frames(path: File, fps: float, size: int, limits: Limits | None = None) -> Tensor:

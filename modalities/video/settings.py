@@ -14,7 +14,8 @@ class VideoData:
     ``name`` is ``sprites``, ``folder`` or ``ucf101``; ``root`` the folder of Fashion-MNIST, of
     video files, or of UCF101. A clip is ``frames`` frames of ``size`` x ``size`` pixels, shown at
     ``fps`` a second. Of sprites ``clips`` are composed for training, by ``seed``; a file's clips
-    start every ``stride`` frames (default: one begins where the last one ends).
+    start every ``stride`` frames (default: one begins where the last one ends). With a
+    ``text_encoder``, or a pretrained pipeline that has one, they are a folder of captions.
     """
 
     name: str = "sprites"
@@ -27,3 +28,4 @@ class VideoData:
     clips: int = 20_000
     seed: int = 0
     stride: int | None = None
+    text_encoder: str | None = place()

@@ -257,7 +257,7 @@ def test_ucf101_has_its_own_lists(tmp_path):
     data.setup()
     assert data.condition["label"].names == ("Archery", "Bowling")
     assert (len(data.train_set), len(data.test_set)) == (4, 2)
-    assert data.test_set.split.label.tolist() == [0, 0]
+    assert data.test_set.split.condition(torch.arange(2))["label"].tolist() == [0, 0]
     (tmp_path / "UCF-101" / "Bowling" / "v_Bowling_g08_c01.avi").unlink()
     with pytest.raises(UserError, match="v_Bowling_g08_c01.avi, which is not there"):
         VideoDataModule(config).setup()
