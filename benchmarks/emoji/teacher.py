@@ -4,12 +4,13 @@
 
 trains an autoencoder (AutoencoderDC: 64x64 pixels to 8x8 latents of 8 channels), then a Sana
 transformer of 4 million parameters by rectified flow (Liu et al. 2022) under the prompts' MiniLM
-embeddings, and writes the folder that `DiffusionPipeline.from_pretrained` loads. The same command
-resumes; `--autoencoder-minutes` and `--minutes` are how long each may take in all.
+embeddings, and writes OUT/pipeline, which `DiffusionPipeline.from_pretrained` loads, and OUT/text.
+The same command resumes; `--autoencoder-minutes` and `--minutes` are how long each may take in all.
 """
 
 import argparse
 import math
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
+LENGTH = 16  # tokens of a prompt, at most
 EMPTY = 0.1  # of the prompts, so that the pipeline's guidance has an unconditional prediction
 SHOWN = (
     "dog face, google style",
@@ -155,6 +157,7 @@ def written(folder: Path):
     """A folder that exists under its name only when it is whole."""
     partial = folder.with_name(folder.name + ".partial")
     yield partial
+    shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
@@ -243,7 +246,13 @@ def main(options: argparse.Namespace) -> None:
     training.run(loss, show)
     with written(options.out / "pipeline") as folder:
         pipeline.save_pretrained(folder)
-    print(f"{options.out / 'pipeline'} is written")
+    # Sana's own call puts an instruction of 200 words before each prompt, which this teacher has
+    # never read: to distil it, prompts are read by these two alone.
+    tokenizer.model_max_length = LENGTH
+    with written(options.out / "text") as folder:
+        for part in (tokenizer, encoder):
+            part.save_pretrained(folder)
+    print(f"{options.out}: pipeline and text are written")
 
 
 if __name__ == "__main__":
