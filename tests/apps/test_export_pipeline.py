@@ -6,10 +6,13 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from scm_core.apps import export, export_pipeline
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Tokens
+from scm_core.engine import run
+from scm_core.engine.storage import read
 from scm_core.method.samplers import consistency, consistency_times
 from scm_core.networks.pretrained import Pipeline
 
@@ -175,3 +178,35 @@ def test_matrices_of_a_lora_are_as_diffusers_names_them(tmp_path):
     pipe.fuse_lora()
     after = pipe.transformer.get_submodule(layer).base_layer.weight
     torch.testing.assert_close(after, before + scale * high @ low)
+
+
+def vae():
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2,
+    ).eval()
+
+
+def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch):
+    """The command writes what the student's file holds, and draws it in two steps."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    teacher, out = tmp_path / "teacher", tmp_path / "run"
+    pipelines.build("DiTTransformer2DModel", vae=vae()).save_pretrained(teacher)
+    for i in range(40):
+        path = tmp_path / "pictures" / f"class{i % 10}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (6 * i, 0, 0)).save(path)
+    words = ["modality=image", "preset=smoke", "data.name=folder", "data.batch_size=4"]
+    words += [f"data.root={tmp_path / 'pictures'}", "data.size=16", "trainer.accelerator=cpu"]
+    words += ["student.phases=[{consistency: 1, steps: 2}]", "student.options={}"]
+    run.main([*words, f"out={out}", f"pretrained={teacher}"])
+    given = [f"checkpoint={out / 'student.safetensors'}", f"pretrained={teacher}"]
+    export.main(["format=diffusers", *given, f"out={tmp_path / 'student'}"])
+    pipe = opened(tmp_path / "student")
+    _, weights = read(out / "student.safetensors")
+    found = {f"network.{key}": value for key, value in pipe.transformer.state_dict().items()}
+    assert {*found} == {*weights}
+    assert all(torch.equal(found[key], weights[key].float()) for key in found)
+    assert len(pipe([3], num_inference_steps=2, guidance_scale=1).images) == 1
