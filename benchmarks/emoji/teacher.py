@@ -3,7 +3,7 @@
     python benchmarks/emoji/teacher.py --data data/emoji --out runs/emoji-teacher
 
 trains an autoencoder (AutoencoderDC: 64x64 pixels to 8x8 latents of 8 channels), then a Sana
-transformer of 4 million parameters by rectified flow (Liu et al. 2022) under the prompts' MiniLM
+transformer of 1.5 million parameters by rectified flow (Liu et al. 2022) under the prompts' MiniLM
 embeddings, and writes OUT/pipeline, which `DiffusionPipeline.from_pretrained` loads, and OUT/text.
 The same command resumes; `--autoencoder-minutes` and `--minutes` are how long each may take in all.
 """
@@ -61,7 +61,7 @@ def autoencoder() -> AutoencoderDC:
 
 
 def transformer(width: int = 128, layers: int = 5) -> SanaTransformer2DModel:
-    """3.9 million parameters on 4x4 tokens."""
+    """1.5 million parameters on 4x4 tokens."""
     return SanaTransformer2DModel(
         in_channels=8,
         out_channels=8,
