@@ -20,7 +20,7 @@ RATIO = math.tan(LAST_TIME)  # of noise to data, u / (1 - u) at the flow's time 
 FLOW, VP = "FlowMatchLCMScheduler", "LCMScheduler"
 MOST = 50  # steps that LCMScheduler is prepared for
 KEPT = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-KEPT += ("num_train_timesteps", "prediction_type")
+KEPT += ("num_train_timesteps", "prediction_type", "steps_offset")
 
 
 def ends(path: nn.Module) -> tuple[float, float] | None:
