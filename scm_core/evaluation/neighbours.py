@@ -17,7 +17,9 @@ from scm_core.engine import sampling
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.evaluation.evaluator import Advance, Bench, Row
 
-SHOWN, NEAREST = 64, 3  # samples in the picture, and the neighbours beside each
+NEAREST = 3  # training media beside each sample in the picture
+SHOWN = (64, 16, 4)  # samples in the picture: the first that makes no more values than VALUES
+VALUES = 1 << 25
 PERCENTILE = 0.01  # of real test media: nearer than these are to training media is suspicious
 
 
@@ -53,7 +55,7 @@ def memorised(
     nearest, usual = found.amin(1), expected.amin(1)
     near = nearest < usual.quantile(PERCENTILE)
     if path:
-        first = nearest.argsort()[:SHOWN]
+        first = nearest.argsort()[: SHOWN[0]]
         neighbours = found[first].topk(min(NEAREST, len(reference)), largest=False).indices
         _show(student, data, bench, x[first], neighbours, path)
     return {
@@ -76,7 +78,9 @@ def _show(
 ) -> None:
     """A picture of samples x (B, C, *grid), each followed by its training neighbours (B, K)."""
     media = torch.cat([media.cpu() for media in _decoded(model, x, bench)])
-    real = _training(data, bench.seed, neighbours)
+    values = (1 + NEAREST) * media[0].numel()
+    count = next((count for count in SHOWN if count * values <= VALUES), SHOWN[-1])
+    media, real = media[:count], _training(data, bench.seed, neighbours[:count])
     rows = [torch.cat([one[None], beside]) for one, beside in zip(media, real, strict=True)]
     write_png(model.codec.preview(torch.cat(rows)), path)
 

@@ -102,14 +102,16 @@ def _extractors_table(found: Row, targets: list[Row]) -> Table:
         "eight_step_distance_over_four_step": "FD: eight steps over four",
         "two_step_recall_minus_best_teacher": "recall: two steps minus the teacher's best row",
     }
-    heads = [text for name in shown for text in (name, "target")]
-    table = _table("by extractor, of which the first is the chooser", heads)
-    table.add_row("the teacher's best row", *_pairs(row["best_teacher"] for row in shown.values()))
+    table = _table("by extractor, of which the first is the chooser", shown)
+    best = [row["best_teacher"].removeprefix("teacher, ") for row in shown.values()]
+    table.add_row("the teacher's best row", *best)
     for key, label in labels.items():
         cells = []
         for name, row in shown.items():
             value = row.get(key)
-            cells += ["" if value is None else f"{value:.3g}", _target(targets, key, name)]
+            target = _target(targets, key, name)
+            said = "" if value is None else f"{value:.3g}"
+            cells.append(f"{said} ({target})" if target else said)
         if any(cells):
             table.add_row(label, *cells)
     return table
@@ -119,21 +121,21 @@ def _probes_table(followed: Row, near: Row) -> Table:
     table = _table(
         f"whether it is a consistency model, and no copy ({followed['n']} samples)", [""]
     )
-    table.add_row(
-        "on the teacher's trajectories, rms |f(x_t, t) - x_0|", f"{followed['mean_rms']:.3f}"
-    )
-    for steps, rms in followed["end_points"].items():
-        table.add_row(f"to the teacher's end points, rms, steps: {steps}", f"{rms:.3f}")
-    floor = followed["two_step_end_point_floor"]
-    table.add_row("the same of a perfect consistency function, steps: 2", f"{floor:.3f}")
-    table.add_row(
-        "nearest training media: median distance over that of real test media",
-        f"{near['median_over_test']:.3f}",
-    )
-    table.add_row(
-        "share of samples nearer than 99 % of real test media",
-        f"{near['share_nearer_than_first_percentile']:.3f}",
-    )
+    figures = {
+        "on the teacher's trajectories, rms |f(x_t, t) - x_0|": followed["mean_rms"],
+        **{
+            f"samples to the teacher's end points, rms, steps: {steps}": rms
+            for steps, rms in followed["end_points"].items()
+        },
+        "the same of a perfect consistency function, steps: 2": followed[
+            "two_step_end_point_floor"
+        ],
+        "samples to its samples by the same noise, steps: 2": followed["two_step_to_perfect"],
+        "nearest training media: median distance over that of test media": near["median_over_test"],
+        "samples nearer than 99 % of test media, share": near["share_nearer_than_first_percentile"],
+    }
+    for label, value in figures.items():
+        table.add_row(label, f"{value:.3f}")
     return table
 
 
@@ -143,10 +145,6 @@ def _table(title: str, heads: Iterable[str]) -> Table:
     for head in heads:
         table.add_column(head, justify="right")
     return table
-
-
-def _pairs(texts: Iterable[str]) -> list[str]:
-    return [cell for text in texts for cell in (text, "")]
 
 
 def _keys(extractor: str) -> list[str]:

@@ -7,6 +7,7 @@ distribution may be as good and need not.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -42,8 +43,9 @@ def followed(
     the data's standard deviation, over samples and elements: ``along`` holds rms and mean
     |f(x_t, t) - x_0| at each t, ``mean_rms`` and ``mean_abs`` are their means over these t;
     ``end_points`` is the rms between samples and x_0 by the number of steps.
-    ``two_step_end_point_floor`` is what a perfect consistency function has there, whose second step
-    too starts from fresh noise.
+    The second step of two starts from fresh noise, that of a perfect consistency function too: its
+    own rms is ``two_step_end_point_floor``, and ``two_step_to_perfect`` the rms between its samples
+    and the student's, by the same noise in both steps.
     """
     guidance = student.config.student.guidance
     parts = []
@@ -71,7 +73,8 @@ def followed(
         "mean_rms": sum(one["rms"] for one in along) / len(along),
         "mean_abs": sum(one["mean_abs"] for one in along) / len(along),
         "end_points": dict(zip(map(str, SAMPLING), rms[len(along) :], strict=False)),
-        "two_step_end_point_floor": rms[-1],
+        "two_step_end_point_floor": rms[-2],
+        "two_step_to_perfect": rms[-1],
     }
 
 
@@ -83,9 +86,8 @@ def _errors(
     condition: Condition,
     key: tuple[int, int],
 ) -> list[Tensor]:
-    """f(x_t, t) - x_0 by t, then samples - x_0 by steps, then the floor's (B, C, *grid) each.
-
-    ``key`` is that of the fresh noise of the samples.
+    """f(x_t, t) - x_0 by t, samples - x_0 by steps, perfect samples of two steps - x_0, and samples
+    of two steps - perfect ones, (B, C, *grid) each. ``key`` is that of the samples' fresh noise.
     """
     sigma_data, times = student.sigma_data, _times(student)
     guided = Guided(teacher.model, guidance, partial(null_condition, teacher.condition))
@@ -98,12 +100,14 @@ def _errors(
 
     points = list(zip(path, times[:-1].split(1), strict=True))[::EVERY]
     errors = [error(x, t) for x, t in points]
-    errors += [error(noise, samplers.consistency_times(n, sigma_data)) for n in SAMPLING]
-    again = samplers.consistency_times(2, sigma_data)[1:]
+    sampled = {n: error(noise, samplers.consistency_times(n, sigma_data)) for n in SAMPLING}
+    again = samplers.consistency_times(2, sigma_data)[1]
     fresh = sigma_data * sampling.fresh_noise(*key)(end)
-    x = TrigFlow(sigma_data).interpolate(end, fresh, again[0].to(end.dtype))
-    rest = torch.cat([again, times[times < again]])
-    return [*errors, samplers.dpm_solver(guided, x, rest, sigma_data, condition)[-1] - end]
+    x = TrigFlow(sigma_data).interpolate(end, fresh, again.to(end.dtype))
+    sigma_max = sigma_data * math.tan(again)
+    rest = samplers.ode_times(SOLVER_STEPS, sigma_data, sigma_max=sigma_max)
+    perfect = samplers.dpm_solver(guided, x, rest, sigma_data, condition)[-1] - end
+    return [*errors, *sampled.values(), perfect, sampled[2] - perfect]
 
 
 def _times(model: Checkpoint) -> Tensor:

@@ -70,6 +70,7 @@ def test_a_perfect_consistency_function_stays_on_the_teachers_trajectories():
     second = math.sqrt((1 - math.cos(LAST_TIME)) ** 2 + math.sin(LAST_TIME) ** 2)
     assert found["end_points"]["2"] == pytest.approx(second, rel=0.1)
     assert found["two_step_end_point_floor"] == pytest.approx(second, rel=0.1)
+    assert found["two_step_to_perfect"] < 0.05
 
 
 def test_how_far_another_student_is_off_is_known_by_t():
@@ -77,6 +78,11 @@ def test_how_far_another_student_is_off_is_known_by_t():
     expected = [0.5 * (1 - math.cos(one["t"])) for one in found["along"]]
     assert [one["rms"] for one in found["along"]] == pytest.approx(expected, abs=0.06)
     assert found["mean_rms"] == pytest.approx(sum(expected) / len(expected), abs=0.05)
+    # Half of it in one step; then of cos s x / 2 + sin s z with f = (1 + cos s) / 2.
+    c, s = math.cos(LAST_TIME), math.sin(LAST_TIME)
+    shrunk = (1 + c) / 2
+    off = math.hypot(c * (shrunk / 2 - 1), s * (shrunk - 1))
+    assert found["two_step_to_perfect"] == pytest.approx(off, rel=0.1)
     normal = math.sqrt(2 / math.pi)  # mean magnitude of N(0, 1)
     assert found["mean_abs"] == pytest.approx(normal * found["mean_rms"], rel=0.1)
 
