@@ -268,10 +268,22 @@ def jvp(
         out = module(*duals, **kwargs)
         return _part(out, "primal"), _part(out, "tangent")
     with memory.scope():
-        out = module(*duals, **kwargs)
+        out = _call(module, duals, kwargs)
         with memory.working():
             out = current(out)
             return _part(out, "primal"), _part(out, "tangent")
+
+
+def _call(module: Callable[..., Any], duals: list[Dual], kwargs: dict[str, Any]) -> Any:
+    try:
+        return module(*duals, **kwargs)
+    except Exception as error:
+        if "flex_attention" not in str(error) or isinstance(error, DualError):
+            raise
+        raise DualError(
+            "flex_attention compiles itself, which no Dual can pass: use the function "
+            "scaled_dot_product_attention (in diffusers network.set_attention_backend('native'))"
+        ) from error
 
 
 def _part(out: Any, name: str) -> Any:

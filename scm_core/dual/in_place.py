@@ -17,7 +17,7 @@ WRITES = """
 add sub mul div pow neg abs square exp expm1 log log1p sqrt rsqrt reciprocal sin cos tan tanh
 sigmoid erf relu leaky_relu elu silu mish clamp clip clamp_min clamp_max lerp addcmul addcdiv addmm
 baddbmm cumsum tril triu floor ceil round sign masked_fill masked_scatter index_add index_copy
-index_fill index_put scatter scatter_add
+index_fill index_put scatter scatter_add scatter_reduce
 """.split()
 """`x.add_(y)` is `x.copy_(x.add(y))`; what is not here (`transpose_`, `normal_`) is refused."""
 

@@ -87,6 +87,13 @@ def linear_in_all(func: Any, *args: Any, **kwargs: Any) -> Any:
     return wrap(out, dy)
 
 
+def scatter_reduce(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Sums and means are linear in both tensors; a product or a maximum goes to the fallback."""
+    reduce = kwargs["reduce"] if "reduce" in kwargs else args[4]
+    linear = reduce in ("sum", "mean")
+    return linear_in_all(func, *args, **kwargs) if linear else RULES[None](func, args, kwargs)
+
+
 def pad_sequence(sequences: Any, batch_first: bool = False, value: float = 0.0, *side: Any) -> Dual:
     """Sequences of different lengths as one tensor; what pads them is constant."""
     func = torch._C._nn.pad_sequence
@@ -176,6 +183,7 @@ def _register() -> None:
     tables = [
         (linear_in_first, LINEAR),
         (linear_in_all, LINEAR_IN_ALL),
+        (scatter_reduce, ["scatter_reduce"]),
         (bilinear, BILINEAR),
         (convolution, CONVOLUTION),
         (product_sum, "addmm baddbmm addmv addr addbmm".split()),

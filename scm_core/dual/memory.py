@@ -64,9 +64,10 @@ def _real(x: Tensor) -> Tensor:
 
 def shadow(x: Tensor) -> Shadow | None:
     """The shadow of x's memory, if anything was written there."""
-    if x.layout != torch.strided:
+    try:
+        found = getattr(x.untyped_storage(), _ATTRIBUTE, None)
+    except NotImplementedError:  # a sparse tensor has none, nor one that another transform left
         return None
-    found = getattr(x.untyped_storage(), _ATTRIBUTE, None)
     return None if found is None or found.reference not in SHADOWS else found
 
 

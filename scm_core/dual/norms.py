@@ -134,7 +134,9 @@ def variance(
     return make(y, tangent)
 
 
-def norm(x: Dual, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Dual:
+def norm(
+    x: Dual, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None, out: None = None
+) -> Dual:
     """Euclidean norm y = |x|: dy = sum(x dx) / y, and 0 where y = 0. Others by the fallback."""
     if p not in (2, "fro", None) or dtype is not None:
         return fallback(torch.linalg.vector_norm, (x, p, dim, keepdim), {"dtype": dtype})

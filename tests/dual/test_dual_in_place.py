@@ -106,6 +106,9 @@ CASES = {
     "scatter_add_": lambda x, y: torch.zeros(2, 4, 6, dtype=x.dtype).scatter_add_(
         1, INDEX.view(1, 2, 1).expand(2, 2, 6), y[:, :2]
     ),
+    "scatter_reduce_": lambda x, y: (x * 1).scatter_reduce_(
+        1, INDEX.view(1, 2, 1).expand(2, 2, 6), y[:, :2], reduce="mean"
+    ),
     "inplace=True": lambda x, y: nn.SiLU(inplace=True)(x * WEIGHT) + nn.ReLU(True)(y - 1),
     "relu_": lambda x, y: F.relu_(x - 1) + torch.relu_(y - 1) + (x - 1).relu_(),
     "x @= y": lambda x, y: matmul(x, y),

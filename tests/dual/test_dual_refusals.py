@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from scm_core.dual import Dual, DualError, jvp, rule
@@ -38,6 +39,7 @@ class Square(torch.autograd.Function):
         (lambda x: x * float(x.sum()), "would lose the tangent"),
         (lambda x: x if x.sum() else -x, "truth value"),
         (lambda x: torch.ones(3), "does not depend on its inputs"),
+        (lambda x: flex_attention(*[x.view(1, 1, 4, 3)] * 3), "flex_attention compiles itself"),
         (lambda x: F.grid_sample(x[None, None], torch.zeros(1, 2, 2, 2)), "grid_sample"),
     ],
 )
