@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := image,audio,c2pa,demo,diffusers,export,hub,lora,serve,text,test,docs
+EXTRAS := image,audio,c2pa,datasets,demo,diffusers,export,hub,lora,serve,text,test,docs
 # Their own dependencies are not needed here, and some need a compiler: docs/dependencies.md.
 ALONE := tinysoundfont 'openwakeword==0.5.1' torchcrepe
 RUN := runs/demo

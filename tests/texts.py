@@ -60,6 +60,17 @@ def captioned(folder: Path, n: int = 24, size: int = 16) -> list[tuple[Path, str
     return found
 
 
+def prepared(root, encoder, **more):
+    """Captioned pictures that are ready to be read."""
+    from modalities.common.text import TextEncoder
+    from modalities.image.data import ImageData, ImageDataModule
+
+    config = ImageData(root=str(root), batch_size=4, **more)
+    data = ImageDataModule(config, encoder=TextEncoder(str(encoder), "data.text_encoder"))
+    data.setup()
+    return data
+
+
 def pipeline(kind: str, folder: Path) -> Path:
     """A pipeline of diffusers with a tiny text encoder, or two, and nothing else."""
     import diffusers

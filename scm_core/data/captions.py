@@ -13,11 +13,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from scm_core.base.errors import UserError, reason
+from scm_core.data import tables
 from scm_core.data.folders import Classes, classified, listed
 from scm_core.data.shards import File
+from scm_core.data.tables import NAMES, is_table, stripped
 
 TABLES = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's `imagefolder`
-NAMES = ("text", "caption", "prompt")  # what a column of captions may be called
 OTHERS = {"readme", "license", "licence", "notice", "changelog", "classes", "labels"}  # texts alone
 
 Captions = dict[File, str]
@@ -29,16 +30,19 @@ def captioned(folder: Path, suffixes: set[str], kind: str) -> tuple[Classes, set
     A caption is the text file of the same name beside its medium, or a line of `metadata.jsonl` or
     `metadata.csv`, with `file_name` relative to that table and `text`; where there is a table,
     text files are none. Splits are as in `folders.classified`, other subfolders mean nothing.
+    Tables that hold the media themselves are read by `data.tables`.
 
     UserError for a caption without its medium, media without captions, an empty caption, and a
     file of captions that cannot be read.
     """
+    if folder.is_dir() and is_table(folder):
+        return tables.captioned(folder, kind)
     classes, held = classified(folder, suffixes, kind, by_subfolder=False)
     media, others = listed(folder, suffixes)
     by_path = {path: file for file, path in media.items()}
-    tables = [file for file in others if file.name in TABLES]
-    found = _of_tables(tables, others, by_path, kind)
-    found = found if tables else _of_texts(others, by_path, kind)
+    lists = [file for file in others if file.name in TABLES]
+    found = _of_tables(lists, others, by_path, kind)
+    found = found if lists else _of_texts(others, by_path, kind)
     files = [file for all_of in classes.values() for file in all_of]
     if not found:
         raise UserError(
@@ -75,11 +79,11 @@ def _of_texts(others: Mapping[File, Path], media: Mapping[PurePath, File], kind:
 
 
 def _of_tables(
-    tables: list[File], others: Mapping[File, Path], media: Mapping[PurePath, File], kind: str
+    lists: list[File], others: Mapping[File, Path], media: Mapping[PurePath, File], kind: str
 ) -> Captions:
     """By tables, each of the media in its own folder."""
     found: Captions = {}
-    for table in tables:
+    for table in lists:
         for where, row in _rows(table):
             name = row.get("file_name")
             column = next((key for key in NAMES if key in row), None)
@@ -90,14 +94,6 @@ def _of_tables(
                 raise UserError(f"{where} is the caption of {name}, but there is no such {kind}.")
             found[media[path]] = stripped(row[column], where)
     return found
-
-
-def stripped(caption: Any, where: Any) -> str:
-    """A caption in one line; UserError, which says where it stands, for one that is empty."""
-    text = " ".join(caption.split()) if isinstance(caption, str) else ""
-    if not text:
-        raise UserError(f"{where} has an empty caption: write one, or remove what it describes.")
-    return text
 
 
 def _rows(table: File) -> Iterator[tuple[str, dict[str, Any]]]:

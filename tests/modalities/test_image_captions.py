@@ -8,8 +8,6 @@ import torch
 from safetensors import safe_open
 
 from modalities.common import text
-from modalities.common.text import TextEncoder
-from modalities.image.data import ImageData, ImageDataModule
 from scm_core.apps import sample
 from scm_core.base.errors import UserError
 from scm_core.contract.spec import Autoencoder
@@ -20,17 +18,10 @@ from scm_core.engine import run
 pytest.importorskip("transformers")
 
 
-def prepared(root, encoder, **more) -> ImageDataModule:
-    config = ImageData(root=str(root), batch_size=4, **more)
-    data = ImageDataModule(config, encoder=TextEncoder(str(encoder), "data.text_encoder"))
-    data.setup()
-    return data
-
-
 def test_pictures_have_prompts_and_keep_their_captions(tmp_path):
     truth = texts.captioned(tmp_path / "data", 40)
     encoder = texts.bert(tmp_path / "bert")
-    data = prepared(tmp_path / "data", encoder)
+    data = texts.prepared(tmp_path / "data", encoder)
     assert list(data.condition) == ["prompt"] and len(data.test_set) == 2
     field, colours = data.condition["prompt"], {tuple(c): n for n, c in texts.COLOURS.items()}
     for split in data.splits:
@@ -46,9 +37,9 @@ def test_pictures_have_prompts_and_keep_their_captions(tmp_path):
 def test_what_the_samples_are_made_of_says_captions_and_encoder(tmp_path):
     truth = texts.captioned(tmp_path / "data", 12)
     one, two = (texts.bert(tmp_path / f"bert{seed}", seed) for seed in (0, 1))
-    first, other = (prepared(tmp_path / "data", encoder).identity for encoder in (one, two))
+    first, other = (texts.prepared(tmp_path / "data", encoder).identity for encoder in (one, two))
     truth[0][0].with_suffix(".txt").write_text("a white star")
-    changed = prepared(tmp_path / "data", one).identity
+    changed = texts.prepared(tmp_path / "data", one).identity
     assert len({json.dumps(identity) for identity in (first, other, changed)}) == 3
 
 
@@ -84,7 +75,7 @@ class Halves(Autoencoder):
 
 def test_the_cache_of_latents_holds_no_embeddings_and_batches_have_their_prompts(tmp_path):
     texts.captioned(tmp_path / "data", 12)
-    data = prepared(tmp_path / "data", texts.bert(tmp_path / "bert"))
+    data = texts.prepared(tmp_path / "data", texts.bert(tmp_path / "bert"))
     latents = Latents(data, Halves(), 4, tmp_path / "latents")
     (kept,) = (tmp_path / "latents").glob("*.safetensors")
     with safe_open(kept, "pt") as file:

@@ -3,7 +3,6 @@
 import pytest
 import texts
 import torch
-from test_image_captions import prepared
 
 from modalities.image import SPEC, ImageConfig
 from scm_core.base.errors import UserError
@@ -43,7 +42,7 @@ def scorer(data, clip):
 def test_a_score_is_the_cosine_of_the_held_out_captions_own_texts(tmp_path, clip):
     folder, network = clip
     texts.captioned(tmp_path / "data", 60)
-    data = prepared(tmp_path / "data", texts.bert(tmp_path / "bert"))
+    data = texts.prepared(tmp_path / "data", texts.bert(tmp_path / "bert"))
     media, condition = next(data.real("test"))
     found = scorer(data, folder)(media, condition)["clip_score"]
     said = [data.condition["prompt"].show(value) for value in condition["prompt"]]
@@ -67,7 +66,7 @@ def test_a_score_is_the_cosine_of_the_held_out_captions_own_texts(tmp_path, clip
 
 def test_without_a_clip_captions_have_no_score_and_a_wrong_one_is_a_sentence(tmp_path):
     texts.captioned(tmp_path / "data", 12)
-    data = prepared(tmp_path / "data", texts.bert(tmp_path / "bert"))
+    data = texts.prepared(tmp_path / "data", texts.bert(tmp_path / "bert"))
     media, condition = next(data.real("test"))
     assert scorer(data, "")(media, condition) == {}
     with pytest.raises(UserError, match="data.clip=.* cannot be read"):
