@@ -29,6 +29,7 @@ from scm_core.data.captions import captioned
 from scm_core.data.folders import Classes, Skipped, again, classified, identity
 from scm_core.data.limits import container, frames, unpacking
 from scm_core.data.prepared import Joined, Rows, contents, prepare
+from scm_core.data.remote import local
 from scm_core.data.shards import File
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,12 @@ class Recordings:
             )
         captions = None
         if encoder and config.root:
-            folder = Path(config.root)
+            folder = local(config.root)
             classes, held, captions = captioned(folder, SUFFIXES, "recording")
         elif config.name == "speech_commands":
             folder, classes, held = speech_commands(config.root)
         elif config.root:
-            folder = Path(config.root)
+            folder = local(config.root)
             classes, held = classified(folder, SUFFIXES, "recording", config.pattern)
         else:
             raise UserError("data.name=folder needs the folder of recordings: data.root=.")

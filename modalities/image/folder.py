@@ -33,6 +33,7 @@ from scm_core.data.folders import (
     usable,
 )
 from scm_core.data.limits import picture
+from scm_core.data.remote import local
 from scm_core.data.shards import File
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"}
@@ -84,7 +85,7 @@ def read_folder(
         raise UserError(f"data.channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA).")
     if not root:
         raise UserError("data.name=folder needs the folder of images: data.root=.")
-    folder = Path(root)
+    folder = local(root)
     classes, held = classified(folder, SUFFIXES, "image")
     images, contents = _read_all(folder, _files(classes), size, channels, limits)
     schema, labels, test = labelled(folder, classes, held, list(contents), "image")
@@ -107,7 +108,7 @@ def read_captioned(
         raise UserError(f"data.channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA).")
     if not root:
         raise UserError(f"{encoder.key} needs the folder of images and their captions: data.root=.")
-    folder = Path(root)
+    folder = local(root)
     classes, held, captions = captioned(folder, SUFFIXES, "image")
     images, contents = _read_all(folder, _files(classes), size, channels, limits)
     of_captions = folder, classes, held, captions, list(contents), "image", encoder

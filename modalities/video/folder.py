@@ -25,6 +25,7 @@ from scm_core.data.embeddings import Embeddings
 from scm_core.data.folders import Classes, Skipped, classified, identity
 from scm_core.data.limits import container, frames
 from scm_core.data.prepared import Joined, Rows, contents, prepare
+from scm_core.data.remote import local
 from scm_core.data.shards import File
 from scm_core.data.splits import Split
 
@@ -75,7 +76,7 @@ def read_folder(
     """
     if not config.root:
         raise UserError("data.name=folder needs the folder of videos: data.root=.")
-    folder = Path(config.root)
+    folder = local(config.root)
     if encoder is None:
         return read_files(folder, *classified(folder, SUFFIXES, "video"), config, cache, limits)
     classes, held, captions = captioned(folder, SUFFIXES, "video")
