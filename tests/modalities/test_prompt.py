@@ -3,6 +3,7 @@
 import inspect
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import texts
@@ -125,6 +126,36 @@ def test_clip_gives_its_pooled_vector_and_t5_its_encoder(tmp_path):
         field = prompt_of(TextEncoder(str(alone), KEYS[0]), tmp_path / "cache")
         value = field.parse("a red heart")
         assert field.pooled == pooled and field.unpack(value[None]).mask.sum() == 5
+
+
+def test_a_pipeline_is_the_encoder_of_its_configuration_unless_it_has_none(tmp_path):
+    folder = texts.pipeline("PixArtAlphaPipeline", tmp_path / "pipeline")
+    config = SimpleNamespace(pretrained=str(folder), data=SimpleNamespace(text_encoder=None))
+    found = encoder_of(config)
+    assert (found.name, found.key) == (str(folder), "pretrained")
+    config.data.text_encoder = str(texts.bert(tmp_path / "bert"))
+    assert encoder_of(config).key == "data.text_encoder"
+    config.data.text_encoder = None
+    (folder / "text_encoder").rename(tmp_path / "elsewhere")
+    assert encoder_of(config) is None
+    assert encoder_of(SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"text_encoder": ["os", "system"]}, "only transformers' own classes are loaded"),
+        ({"text_encoder": ["transformers", "pipeline"]}, "no model of transformers"),
+        ({"_class_name": "AutoencoderKL"}, "no pipeline with prompts"),
+        ({"_class_name": ["stranger", "x"]}, "no pipeline with prompts"),
+    ],
+)
+def test_a_pipeline_names_no_code_that_is_run(tmp_path, index, said):
+    folder = texts.pipeline("PixArtAlphaPipeline", tmp_path / "pipeline")
+    plain = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**plain, **index}))
+    with pytest.raises(UserError, match=said):
+        prompt_of(TextEncoder(str(folder), "pretrained"), tmp_path / "cache")
 
 
 @pytest.mark.slow
