@@ -10,6 +10,8 @@ import torch
 from gaussian import Gaussian
 from safetensors import safe_open
 from safetensors.torch import load_file
+from test_parallel import TOY, assert_close
+from test_parallel import run as train
 
 from scm_core import UserError
 from scm_core.apps.sharing import hub
@@ -220,3 +222,19 @@ def test_an_adapter_learns_where_its_teachers_trajectories_end(
         optimizer.zero_grad(), loss.backward(), optimizer.step()
     assert distance(backbone) < share * before
     assert distance(teacher) == held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_the_adapters_that_one_trains(strategy, tmp_path):
+    for processes, more in ((1, []), (2, [f"trainer.strategy={strategy}"])):
+        words = [
+            *TOY,
+            "student.lora.rank=4",
+            "trainer.recompute=true",
+            f"out={tmp_path}/{processes}",
+        ]
+        train("train", *words, *more, f"out={tmp_path}/{processes}", processes=processes)
+    assert_close(tmp_path / "2", tmp_path / "1")
+    one, two = (torch.load(tmp_path / n / "student" / "last.ckpt", weights_only=True) for n in "12")
+    torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=1e-3, atol=1e-5)
