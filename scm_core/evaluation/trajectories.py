@@ -100,8 +100,9 @@ def _errors(
 
     points = list(zip(path, times[:-1].split(1), strict=True))[::EVERY]
     errors = [error(x, t) for x, t in points]
-    sampled = {n: error(noise, samplers.consistency_times(n, sigma_data)) for n in SAMPLING}
-    again = samplers.consistency_times(2, sigma_data)[1]
+    asked = {n: samplers.consistency_times(n, sigma_data, student.ends) for n in SAMPLING}
+    sampled = {n: error(noise, at) for n, at in asked.items()}
+    again = asked[2][1]
     fresh = sigma_data * sampling.fresh_noise(*key)(end)
     x = TrigFlow(sigma_data).interpolate(end, fresh, again.to(end.dtype))
     sigma_max = sigma_data * math.tan(again)

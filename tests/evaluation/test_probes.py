@@ -53,9 +53,10 @@ def toy(gain):
     return backbone
 
 
-def followed(gain):
+def followed(gain, ends=None):
     """Of a student whose F is `gain` times that of the perfect one, on data N(0, sigma_data^2)."""
     student, teacher = model("student", toy(gain)), model("teacher", toy(0.0))
+    student.backbone.ends = ends
     condition = {"label": torch.arange(10) % 2}
     return trajectories.followed(student, teacher, condition, N, 0, 64, lambda n: None)
 
@@ -85,6 +86,13 @@ def test_how_far_another_student_is_off_is_known_by_t():
     assert found["two_step_to_perfect"] == pytest.approx(off, rel=0.1)
     normal = math.sqrt(2 / math.pi)  # mean magnitude of N(0, 1)
     assert found["mean_abs"] == pytest.approx(normal * found["mean_rms"], rel=0.1)
+
+
+def test_two_steps_are_taken_where_the_students_backbone_takes_them():
+    found = followed(1.0, ends=(1.5, 0.7))
+    second = math.sqrt((1 - math.cos(0.7)) ** 2 + math.sin(0.7) ** 2)
+    assert found["two_step_end_point_floor"] == pytest.approx(second, rel=0.1)
+    assert found["two_step_to_perfect"] < 0.05
 
 
 def test_trajectories_do_not_depend_on_batches():
