@@ -6,10 +6,13 @@ import copy
 import time
 
 import torch
+from torch import nn
 
 from scm_core import dual
 from scm_core.contract.spec import SIGMA_DATA
 from scm_core.method.trigflow import TrigFlow
+from scm_core.networks.pretrained import Adapter
+from scm_core.networks.pretrained.time import slow
 from scm_core.testing.subject import REFUSED, Fault, Subject, point, relative
 
 SLOW = 0.05  # share of a step's time in operations without a rule
@@ -107,16 +110,21 @@ def time_embedding(subject: Subject) -> str:
 
     It is |d2F/dt2| over |dF/dt|, which for sin(f t) is f. What else F does with t, such as a factor
     cos t, hides a fast embedding in dF/dt but not in d2F/dt2. Kinks count by their number alone, as
-    means of absolute values have it.
+    means of absolute values have it. A pretrained network is judged as its student starts.
     """
-    F = _over_time(subject)  # (3, times, B, C, *grid), at t - STEP, t and t + STEP
+    network, before = subject.network, ""
+    F = _over_time(subject, network)  # (3, times, B, C, *grid), at t - STEP, t and t + STEP
+    if isinstance(network, Adapter):
+        before = f" (before it was slowed, {_frequency(F):.2g})"
+        network = copy.deepcopy(network)
+        slow(network, *point(subject)[::2], fit=True)
+        F = _over_time(subject, network)
     varies = (F[1] - F[1].mean(0)).square().mean().sqrt()
     if varies < FLATTEST * F[1].square().mean().sqrt():
         advice = "the backbone ignores t: add scm_core.networks.layers.TimeEmbedding to it"
         raise Fault(f"F varies by {varies:.1e} over all t", advice)
-    slope, bend = (F[2] - F[0]) / (2 * STEP), (F[0] - 2 * F[1] + F[2]) / STEP**2
-    frequency = float(bend.abs().mean() / slope.abs().mean())
-    figure = f"F follows t at a frequency of about {frequency:.2g}"
+    frequency = _frequency(F)
+    figure = f"F follows t at a frequency of about {frequency:.2g}{before}"
     if not frequency <= FASTEST:
         raise Fault(
             figure,
@@ -126,11 +134,17 @@ def time_embedding(subject: Subject) -> str:
     return figure
 
 
+def _frequency(F: torch.Tensor) -> float:
+    """|d2F/dt2| over |dF/dt|."""
+    slope, bend = (F[2] - F[0]) / (2 * STEP), (F[0] - 2 * F[1] + F[2]) / STEP**2
+    return float(bend.abs().mean() / slope.abs().mean())
+
+
 @torch.no_grad()
-def _over_time(subject: Subject) -> torch.Tensor:
+def _over_time(subject: Subject, network: nn.Module) -> torch.Tensor:
     """F of the same samples at the times around TIMES, in float64 unless it casts inside."""
     x, _, given = point(subject)
-    network, times = copy.deepcopy(subject.network), TIMES + STEP * torch.tensor([[-1], [0], [1]])
+    network, times = copy.deepcopy(network), TIMES + STEP * torch.tensor([[-1], [0], [1]])
 
     def over(dtype: torch.dtype) -> torch.Tensor:
         network.to(dtype)

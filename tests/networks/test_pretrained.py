@@ -140,9 +140,8 @@ def test_a_network_under_edms_preconditioning(tmp_path, kind):
     torch.testing.assert_close(ours, denoised, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["PixArt", "Sana", "SD3", "Flux", "QwenImage", "DiT", "AuraFlow"])
+@pytest.mark.parametrize("name", [name if name in FAST else SLOW(name) for name in pipelines.CASES])
 def test_dual_passes_through(tmp_path, name):
-    name = f"{name}Transformer2DModel"
     case = pipelines.CASES[name]
     adapter = Pipeline.open(str(saved(name, tmp_path)))
     field, tokens, mask, pooled = text(case)

@@ -1,12 +1,17 @@
 """Embeddings of 1000 t made slow: the network stays what it was, but for how fast it follows t."""
 
-import diffusers
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from scm_core.contract.spec import Batch
 from scm_core.method.conversions import RectifiedFlow
 from scm_core.networks.pretrained import FAMILIES, Adapter, time
+from scm_core.testing.network import time_embedding
+
+diffusers = pytest.importorskip("diffusers")
 
 
 @pytest.fixture
@@ -85,3 +90,11 @@ def test_a_training_that_goes_on_fits_nothing(adapter):
 def test_what_is_slow_already_is_left_alone(adapter):
     adapter.path = RectifiedFlow(1)  # as one that embeds u itself
     assert slowed(adapter) == []
+
+
+def test_the_check_judges_it_as_a_student_starts(adapter):
+    subject = SimpleNamespace(network=adapter, seen=Batch(0.5 * X, LABEL))
+    figure = time_embedding(subject)
+    assert "(before it was slowed, " in figure
+    assert float(figure.split("about ")[1].split()[0]) < 10
+    assert adapter.network.transformer_blocks[0].norm1.emb.time_proj._forward_hooks == {}
