@@ -57,7 +57,8 @@ def encoded(
 ) -> tuple[Prompt, Embeddings]:
     """The field of captions, and its values for each: made once, then read from the cache.
 
-    A caption that is longer than the encoder takes is cut, which is said once.
+    A caption that is longer than the encoder takes is cut, which is said once. No encoder is left
+    in memory.
     """
     made, long = prompt_of(encoder, cache), []
 
@@ -76,6 +77,7 @@ def encoded(
             encoder.loaded.limit,
             long[0][:80],
         )
+    encoder.release()
     return made, values
 
 

@@ -72,6 +72,10 @@ class TextEncoder:
             why = first_line(error)
             raise UserError(f"{self.said}: its text encoder cannot be read: {why}") from error
 
+    def release(self) -> None:
+        """Give back the memory of the encoder, which is loaded again where it is asked again."""
+        vars(self).pop("loaded", None)
+
     def _files(self, folder: Path) -> list[Path]:
         """What is read of a folder: configurations, vocabularies and weights."""
         found = [path for form in FILES[:-1] for path in sorted(folder.glob(form))]

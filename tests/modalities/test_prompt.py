@@ -1,7 +1,9 @@
 """The field of prompts: what an encoder makes of them, what travels, and what it refuses."""
 
+import gc
 import inspect
 import json
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -86,6 +88,13 @@ def test_without_its_own_encoder_a_prompt_is_refused(encoder, tmp_path):
     config.data.text_encoder = encoder.name
     assert field.configured(config).parse("red square").any()
     assert encoder_of(config).identity == encoder.identity
+
+
+def test_no_encoder_is_left_in_memory_once_captions_are_encoded(encoder, tmp_path):
+    network = weakref.ref(encoder.loaded.network)
+    _, values = encoded(CAPTIONS, encoder, tmp_path / "cache")
+    gc.collect()
+    assert network() is None and values[torch.arange(4)].any()
 
 
 def test_captions_are_cut_at_the_encoders_length_which_is_said_once(encoder, tmp_path, caplog):
