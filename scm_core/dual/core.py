@@ -90,9 +90,8 @@ def _calls_isinstance(code: types.CodeType, instruction: int) -> bool:
     C++ asks for the class of any argument just so, as in `torch.tensor(x)`.
     """
     line, _, column, _ = next(islice(code.co_positions(), instruction // 2, None))
-    if line is None or column is None:
-        return False
-    return linecache.getline(code.co_filename, line).encode()[column:].startswith(b"isinstance(")
+    source = linecache.getline(code.co_filename, line or 0).encode()
+    return source[column or 0 :].startswith(b"isinstance(")
 
 
 pytree.register_pytree_node(
