@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from scm_core.dual import memory
+from scm_core.dual.memory import DualError
 
 RULES: dict[Any, Callable[..., Any]] = {}
 """Torch function -> rule; a rule has the function's own signature and gets `Dual`s in it.
@@ -31,10 +32,6 @@ RULES: dict[Any, Callable[..., Any]] = {}
 Under None stands what takes every function without one, as `(func, args, kwargs)`, and under
 "inplace" what takes a call with `inplace=True`.
 """
-
-
-class DualError(Exception):
-    """An operation that `Dual` cannot differentiate; the message names it and what to do."""
 
 
 @dataclass(eq=False)
@@ -164,7 +161,7 @@ def current(value: Any) -> Any:
     if isinstance(value, Dual):
         shadowed = memory.shadow(value.primal) is not None
         return Dual(value.primal, memory.read(value.primal, value.tangent)) if shadowed else value
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
         return value if memory.shadow(value) is None else Dual(value, memory.read(value))
     if type(value) in (list, tuple):
         items = [current(item) for item in value]

@@ -24,6 +24,10 @@ SHADOWS: set[weakref.ref] = set()
 _ATTRIBUTE = "_scm_core_shadow"  # of a storage, so that a shadow lives no longer than its memory
 
 
+class DualError(Exception):
+    """An operation that `Dual` cannot differentiate; the message names it and what to do."""
+
+
 class _Local(threading.local):
     shadows: list[weakref.ref] | None = None  # of this thread's `scope`
     watch: TorchFunctionMode | None = None
@@ -50,10 +54,13 @@ class Shadow:
     def at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tangent and mask, views of the shadow that lie as x, which is real, does in its memory.
 
-        Raises TypeError where x sees the memory as another dtype.
+        Raises DualError where x sees the memory as another dtype.
         """
         if x.dtype != self.tangent.dtype:
-            raise TypeError(f"memory written in place as {self.tangent.dtype} is read as {x.dtype}")
+            raise DualError(
+                f"memory that was written in place as {self.tangent.dtype} is read as {x.dtype}, "
+                "which has no tangent: convert with x.to(dtype), not with x.view(dtype)"
+            )
         place = (x.shape, x.stride(), x.storage_offset())
         return self.tangent.as_strided(*place), self.written.as_strided(*place)
 

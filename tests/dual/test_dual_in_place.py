@@ -210,3 +210,15 @@ def test_writing_has_rules():
         for function in CASES.values():
             jvp(function, (x.clone(), y), (dx, dy))
     assert not slow
+
+
+def test_memory_read_as_another_dtype():
+    def network(x, y, dtype):
+        out = torch.zeros(2, 4, 6, dtype=x.dtype)
+        out[:] = x
+        return x * (out.view(dtype) != 0).any()
+
+    x, y, dx, dy = inputs()
+    torch.testing.assert_close(jvp(network, (x, y), (dx, dy), dtype=torch.int64), (x, dx))
+    with pytest.raises(DualError, match="read as torch.float32"):
+        jvp(network, (x, y), (dx, dy), dtype=torch.float32)
