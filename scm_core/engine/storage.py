@@ -176,7 +176,7 @@ def adapted(
         if fingerprint(split(base)[0]) != adapter["base"]:
             raise UserError(f"{source} holds a LoRA of another teacher than the one that is there")
         return lora.merged(base, weights, adapter["alpha"] / adapter["rank"])
-    except (KeyError, TypeError, ArithmeticError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{source} holds no LoRA of its teacher: {first_line(error)}") from error
 
 

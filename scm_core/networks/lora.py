@@ -158,12 +158,14 @@ def described(model: nn.Module) -> dict[str, Any] | None:
 def merged(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], scale: float) -> dict:
     """A network's weights with an adapter's added to them, `W + scale B A`.
 
-    Raises KeyError or RuntimeError for an adapter of another network.
+    Raises KeyError, ValueError or RuntimeError for an adapter of another network.
     """
     found = dict(weights)
     for name in (key.removesuffix(A) for key in adapter if key.endswith(A)):
         given = found[f"{name}.weight"], adapter[name + A], adapter[name + B]
         plain, low, high = (w.to(torch.promote_types(w.dtype, torch.float32)) for w in given)
+        if (len(high), *low.shape[1:]) != plain.shape:  # the product of two thin ones may be huge
+            raise ValueError(f"{name} is another layer")
         # A convolution is one by A, then one of kernel 1 by B: at every place of its kernel B A.
         found[f"{name}.weight"] = plain + scale * (high.flatten(1) @ low.flatten(1)).view_as(plain)
     return found

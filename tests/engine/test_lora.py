@@ -114,7 +114,9 @@ def test_an_adapter_of_nonsense_is_one_sentence(trained, begun):
     key = next(iter(weights))
     broken = begun / "student.safetensors"
     cases = [({}, {"rank": 0}), ({}, {"rank": "x"}), ({key: weights[key][:1, :1]}, {})]
-    for other, stated in [*cases, ({"nothing.lora_A.weight": weights[key].clone()}, {})]:
+    wide = {key: torch.zeros(1, 300_000), key.replace("_A", "_B"): torch.zeros(300_000, 1)}
+    cases += [(wide, {}), ({"nothing.lora_A.weight": weights[key].clone()}, {})]
+    for other, stated in cases:
         adapter = described["lora"] | stated
         storage._write(broken, weights | other, described | {"lora": adapter})
         with pytest.raises(UserError, match="holds no LoRA of") as caught:
