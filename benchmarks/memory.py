@@ -32,7 +32,7 @@ SHAPE, MB = (3, 32, 32), 1e6
 KINDS = {"consistency": Consistency, "distribution_matching": DistributionMatching}
 PLANS = (("consistency",), ("consistency", "distribution_matching"))
 HEADS = ("student", "objectives", "trained", "weights", "gradients", "Adam", "EMA", "sum")
-HEADS += ("sum / teacher", "peak", "peak - sum")
+HEADS += ("sum / teacher", "peak")
 
 
 @dataclass
@@ -90,7 +90,7 @@ def row(settings: Settings, rank: int | None, plan: tuple[str, ...], recompute: 
     most = held - counted[1] + added(step) / MB
     name = "full" if rank is None else f"LoRA, rank {rank}"
     figures = [f"{size_of(trained) / 4:.1f}M", *(f"{x:.0f}" for x in (*counted, held))]
-    figures += [f"{held / teacher:.2f}", f"{most:.0f}", f"{most - held:.0f}"]
+    figures += [f"{held / teacher:.2f}", f"{most:.0f}"]
     return [name + ", recomputed" * recompute, " + ".join(plan), *figures]
 
 
