@@ -74,6 +74,8 @@ def check(settings: DictConfig) -> None:
         backbones.check(backbone)
     _check_student(settings.student)
     lora.check(settings.student.lora.rank, settings.student.lora.alpha)
+    if settings.student.lora.rank and settings.trainer.compile and settings.trainer.recompute:
+        raise UserError("student.lora.rank goes with trainer.compile or .recompute, not with both")
     trainer_of(settings.trainer, logger=False, enable_checkpointing=False)
 
 

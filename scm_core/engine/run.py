@@ -102,9 +102,8 @@ class Run:
         averaging = Averaging(settings.ema, "cpu" if options.average_on_cpu else None)
         trainer = self._trainer(name, steps, averaging, guard)
         for network in stage.networks():
-            if options.recompute:  # a compiler does so by itself, in one graph
-                remembered = () if options.compile else (lora.context_fn(stage.backbone),)
-                sharding.recompute(network, *remembered)
+            if options.recompute:
+                sharding.recompute(network, lora.context_fn(stage.backbone))
             if options.compile:
                 sharding.compiled(network, stage.evaluated_by)
         try:

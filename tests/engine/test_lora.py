@@ -170,6 +170,11 @@ def test_what_no_adapter_has_is_one_sentence(words, sentence, begun, refused):
     assert sentence in refused("train", *WORDS, "stage=student", *words, f"out={begun}")
 
 
+def test_compiled_and_recomputed_at_once_is_one_sentence(begun, refused):
+    both = ["trainer.compile=true", "trainer.recompute=true"]
+    assert "not with both" in refused("train", *STUDENT, *both, f"out={begun}")
+
+
 def test_without_peft_it_is_one_sentence(begun, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     said = refused("train", *STUDENT, f"out={begun}")
