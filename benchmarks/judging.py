@@ -151,8 +151,10 @@ class Watch(OnOptimizerStep):
     """
 
     def __init__(
-        self, judge: Callable[[Stage, bool], Row] | None, at: list[int], limit: float | None = None
+        self, judge: Callable[..., Row] | None, at: list[int], limit: float | None = None
     ) -> None:
+        """`judge` is given the stage, whether this is the end, and a function that opens a context
+        of the precision that networks are evaluated in, which those that judge are not."""
         self.judge, self.at, self.limit = judge, at, limit
         self.spent, self.rows, self.times = 0.0, [], []
 
@@ -170,9 +172,9 @@ class Watch(OnOptimizerStep):
         elif step in self.at:
             self.spent += now() - self.began
             averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
-            precision = trainer.precision_plugin.forward_context()
-            with averaged(stage.backbone, averaging.ema), precision:
-                row = self.judge(stage, step == self.at[-1])
+            precision = trainer.precision_plugin.forward_context
+            with averaged(stage.backbone, averaging.ema):
+                row = self.judge(stage, step == self.at[-1], precision)
             self.rows.append({"step": step, "seconds": self.spent, **row})
             self.began = now()
 

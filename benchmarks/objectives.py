@@ -21,7 +21,7 @@ import argparse
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from judging import STEPS, Judge, Row, Watch
 from lightning import Trainer
 from objectives_table import BUDGETS, curves, table
 from omegaconf import DictConfig
+from torch import Tensor
 
 from scm_core.base import console
 from scm_core.base.device import best_device
@@ -220,10 +221,15 @@ class Comparison:
         total, points = steps_of(student), self.given.points
         at = sorted({max(1, total * i // points) for i in range(1, points + 1)})
 
-        def judged(stage: Stage, last: bool) -> Row:
-            found = self.judge.tangent(stage)
+        def judged(stage: Stage, last: bool, precision: Callable[[], Any]) -> Row:
+            def model(*given: Any) -> Tensor:
+                with precision():
+                    return stage.backbone(*given)
+
+            with precision():
+                found = self.judge.tangent(stage)
             for steps in STEPS if last else (2,):
-                row = self.judge.samples(stage.backbone, "consistency", steps)
+                row = self.judge.samples(model, "consistency", steps)
                 found |= {f"{key} {steps}": value for key, value in row.items()}
             return found
 

@@ -92,6 +92,32 @@ def test_time_is_shared_by_what_steps_cost_and_steps_by_their_number(comparison)
     assert comparison.plan(Variant("", {"consistency": 1}, optimizer="radam"), 8)["optimizer"]
 
 
+def test_networks_are_judged_in_the_precision_that_they_train_in_and_judges_are_not(comparison):
+    def autocast():
+        return torch.autocast("cpu", torch.bfloat16)
+
+    class Judge:
+        def tangent(self, stage):
+            return {"|g|": torch.is_autocast_enabled("cpu")}
+
+        def samples(self, model, sampler, steps):
+            return {
+                "dtype": model(torch.ones(1, 1)).dtype,
+                "cast": torch.is_autocast_enabled("cpu"),
+            }
+
+    comparison.judge, comparison.given.points = Judge(), 2
+    watch = comparison.watch({"phases": [{"steps": 3}, {"steps": 4}]})
+    assert watch.at == [3, 7]
+    stage = type("Stage", (), {"backbone": nn.Linear(1, 1)})
+    assert watch.judge(stage, False, autocast) == {
+        "|g|": True,
+        "dtype 2": torch.bfloat16,
+        "cast 2": False,
+    }
+    assert {f"cast {steps}" for steps in (1, 2, 4)} < watch.judge(stage, True, autocast).keys()
+
+
 def test_the_table_has_means_and_spreads_over_seeds():
     points = {"step": 10, "seconds": 3.0, "|g|": 0.2, "error": 0.1}
     for k in (1, 2, 4):
