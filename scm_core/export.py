@@ -1,5 +1,4 @@
-"""A student as one graph, `python -m scm_core.export modality=image format=onnx out=image.onnx`,
-or as a pipeline of diffusers, `... checkpoint=FILE pretrained=FOLDER format=diffusers out=FOLDER`.
+"""A student as one graph, or as a pipeline of diffusers: `python -m scm_core.export out=FILE ...`.
 
 Keys (key=value):
   checkpoint=FILE    an exported student, a folder of python -m scm_core.hub, or hub:OWNER/NAME

@@ -97,7 +97,7 @@ def test_a_shipped_student_as_onnx(modality, tmp_path):
     "words, sentence",
     [
         (["modality=image"], "give out=FILE"),
-        (["modality=image", "out=x", "format=tflite"], "neither onnx nor torch"),
+        (["modality=image", "out=x", "format=tflite"], "none of onnx, torch, diffusers"),
         (["modality=image", "out=x", "steps=0"], "steps=0 must be at least 1"),
         (["checkpoint=checkpoints/image/teacher.safetensors", "out=x"], "holds a teacher"),
     ],
