@@ -266,7 +266,7 @@ class Comparison:
         titles = {name: variant.about for name, variant in VARIANTS.items()}
         text = table(self.found, titles, self.judge.names)
         write_text(self.out / "results.md", text)
-        console.console.print(text)
+        print(text)
         for name, budget in itertools.product(self.judge.names, given.budgets):
             key, batch = f"fd_{name} 2", given.batch * given.accumulate
             drawn = curves(done, titles, budget, key, batch)
