@@ -113,6 +113,8 @@ def located(name: str, said: str) -> Path:
     """The folder of that name, or of the hub's OWNER/NAME, with what is read of it alone."""
     if (folder := Path(name)).is_dir():
         return folder
+    if name.startswith((".", "/", "~")):  # which no name on the hub does
+        raise UserError(f"{said} is no folder")
     try:
         from huggingface_hub import snapshot_download
 

@@ -144,10 +144,11 @@ class Pipeline:
         if "quantization_config" in self.config:
             raise UserError(f"pretrained={self.name} is quantised: name the weights it was made of")
         if not any(folder.glob("*.safetensors")):
-            why = "in pickles alone, which can execute code," if any(folder.glob("*.bin")) else ""
+            pickles = any(folder.glob("*.bin"))
+            has = "weights in pickles alone, which can execute code" if pickles else "no weights"
             raise UserError(
-                f"pretrained={self.name} has no weights {why or 'of its network'}: convert them by "
-                "diffusers' save_pretrained, which writes safetensors"
+                f"pretrained={self.name} has {has}: convert them by diffusers' save_pretrained, "
+                "which writes safetensors"
             )
         kind = getattr(library, self.kind)
         options = {"use_safetensors": True, "torch_dtype": torch.float32}
