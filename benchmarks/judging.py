@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from lightning import Trainer
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
 from scm_core.base.device import best_device
-from scm_core.contract.spec import SIGMA_DATA, Batch, DataModule, Features, ModalitySpec, Scorer
+from scm_core.contract.spec import SIGMA_DATA, Batch, DataModule, ModalitySpec
 from scm_core.engine import sampling
 from scm_core.engine.callbacks import Averaging, OnOptimizerStep
 from scm_core.engine.previews import averaged
 from scm_core.engine.stages import Stage
-from scm_core.evaluation.evaluator import NEIGHBOURS
-from scm_core.evaluation.metrics import frechet_distance, precision_recall
+from scm_core.evaluation.evaluator import Bench, Setting
 from scm_core.method.objectives.consistency import Consistency
 from scm_core.method.objectives.endpoint import Endpoint
 
 Row = dict[str, float]
 STEPS = 1, 2, 4
 PROBE = 256  # samples of which |g| and the distance to the teacher's end points are means
-
-
-class Penultimate(Features):
-    """What a classifier sees before its last layer and dropout: media -> (B, D)."""
-
-    name = "class_scorer"
-
-    def __init__(self, network: nn.Sequential) -> None:
-        self.network = network
-
-    @torch.inference_mode()
-    def __call__(self, media: Tensor) -> Tensor:
-        kept: list[Tensor] = []
-        hook = self.network[-1].register_forward_pre_hook(lambda _, given: kept.append(given[0]))
-        try:
-            self.network.to(media.device)(media)
-        finally:
-            hook.remove()
-        return kept[0]
-
-
-def extractors(spec: ModalitySpec, settings: DictConfig, scorer: Scorer) -> list[Features]:
-    """The modality's own, and what the classifier sees that is trained on the data."""
-    found = spec.features(settings)
-    found = list(found) if isinstance(found, (list, tuple)) else [found]
-    return [*found, *getattr(scorer, "features", [Penultimate(scorer.network)])]
 
 
 class Judge:
@@ -65,60 +38,33 @@ class Judge:
         reference: int,
         batch: int = 256,
     ) -> None:
+        scorer, self.device = spec.scorer(settings, data), best_device()
+        extractors = *spec.features(settings), *scorer.features
+        self.bench = Bench(extractors, scorer, n, 0, batch, self.device)
+        self.real = self.bench.reference(data, reference, _unseen)
         self.codec = spec.codec(settings, data.statistics)
-        self.scorer = spec.scorer(settings, data)
-        self.extractors = extractors(spec, settings, self.scorer)
-        self.shape, self.schema, self.n, self.batch = data.shape, data.condition, n, batch
-        self.device, self.bounds = best_device(), getattr(data, "bounds", None)
-        self.real = self._features(media for media, _ in self._first(data, "train", reference))
-        probe = [data.train_set.__getitems__(list(range(PROBE)))]
-        self.probe = Batch(probe[0].x, dict(probe[0].condition))
+        self.shape, self.schema, self.bounds = data.shape, data.condition, data.bounds
+        probe = data.train_set.__getitems__(list(range(PROBE)))
+        self.probe = Batch(probe.x, dict(probe.condition))
 
     @property
     def names(self) -> list[str]:
         """Of the extractors, the one by which recipes were chosen first."""
-        return [features.name for features in self.extractors]
+        return [features.name for features in self.bench.features]
 
-    @staticmethod
-    def _first(data: DataModule, split: str, n: int) -> Iterator[tuple[Tensor, Any]]:
-        torch.manual_seed(0)
-        for media, condition in data.real(split):
-            yield media[:n], condition
-            n -= len(media)
-            if n <= 0:
-                return
-
-    def _features(self, batches: Any) -> dict[str, Tensor]:
-        found: dict[str, list[Tensor]] = {features.name: [] for features in self.extractors}
-        for media in batches:
-            for features in self.extractors:
-                found[features.name].append(features(media.to(self.device)).cpu())
-        return {name: torch.cat(parts) for name, parts in found.items()}
-
-    def compare(self, batches: Any) -> Row:
-        """FD, precision and recall of media (B, ...) in each extractor."""
-        row: Row = {}
-        for name, found in self._features(batches).items():
-            real = self.real[name]
-            row[f"fd_{name}"] = frechet_distance(real, found)
-            pair = precision_recall(real[: len(found)], found, k=NEIGHBOURS)
-            row[f"precision_{name}"], row[f"recall_{name}"] = pair
-        return row
-
-    @torch.no_grad()
     def samples(self, model: Any, sampler: str, steps: int, guidance: float = 1.0) -> Row:
         """Of what a model makes by that sampler in so many steps, class accuracy included."""
-        draw = sampling.sampler(sampler, steps, SIGMA_DATA, guidance, self.schema)
-        condition, right, shown = sampling.cycled_condition(self.schema, self.n), [], []
-        for part in sampling.batches(self.n, self.batch):
-            there = {key: value[part].to(self.device) for key, value in condition.items()}
-            size = part.stop - part.start
-            noise = sampling.seeded_noise(self.shape, size, 0, SIGMA_DATA, first=part.start)
-            x = draw(model, noise.to(self.device), there, sampling.fresh_noise(0, part.start))
-            media = self.codec.decode(x.float())
-            right.append(self.scorer(media, there)["class_accuracy"].cpu())
-            shown.append(media.cpu())
-        return {**self.compare(shown), "class_accuracy": torch.cat(right).mean().item()}
+        drawn = SimpleNamespace(
+            model=model,
+            sigma_data=SIGMA_DATA,
+            shape=self.shape,
+            condition=self.schema,
+            codec=self.codec,
+            ends=None,
+        )
+        setting = Setting("", sampler, steps, guidance)
+        condition = sampling.cycled_condition(self.schema, self.bench.n)
+        return self.bench.quality(self.real, self.bench.draw(drawn, setting, condition, _unseen)[0])
 
     def tangent(self, stage: Stage) -> Row:
         """|g| of the consistency loss at r = 1, and the mean distance of f(x_t, t) to where the
@@ -142,6 +88,10 @@ class Judge:
                 found[name] = metrics[name].mean().item()
         stage.bounds = of_stage
         return found
+
+
+def _unseen(_: int) -> None:
+    """Progress that nobody is told of."""
 
 
 class Watch(OnOptimizerStep):

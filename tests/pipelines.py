@@ -242,3 +242,14 @@ def build(name: str, **parts: Any) -> Any:
 
 OF_PIPELINES = ("is_distilled", "requires_safety_checker", "default_sample_size", "boundary_ratio")
 OF_PIPELINES += ("expand_timesteps", "force_zeros_for_empty_prompt", "add_watermarker", "id2label")
+
+
+def vae(**more):
+    """An autoencoder of pictures, two pixels a cell."""
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2,
+        **more,
+    ).eval()

@@ -140,15 +140,11 @@ def backbone(name: str, schema: Schema, guidance: float) -> Adapter:
     known, label = classes(found.network), schema.get("label")
     if found.family.label and known and isinstance(label, Label):
         null = known + (pipeline.kind == "DiTTransformer2DModel")  # which has a row more for it
-        if label.classes > known or (label.classes == null and guidance != 1):
-            raise UserError(
-                f"pretrained={name} knows {known} classes, the data have {label.classes}"
-                + (
-                    ""
-                    if label.classes > known
-                    else ", and none is left for no class: give student.guidance=1"
-                )
-            )
+        why = f"pretrained={name} knows {known} classes, the data have {label.classes}"
+        if label.classes > known:
+            raise UserError(why)
+        if label.classes == null and guidance != 1:
+            raise UserError(f"{why}, and none is left for no class: give student.guidance=1")
     return found
 
 

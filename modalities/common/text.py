@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from scm_core.base.device import best_device
 from scm_core.base.errors import UserError, first_line
+from scm_core.base.hub import downloaded
 from scm_core.contract.fields.tokens import Unpacked
 
 NEEDS = "prompts need the package transformers: pip install 'scm-core[text]'"
@@ -115,17 +116,12 @@ def located(name: str, said: str) -> Path:
         return folder
     if name.startswith((".", "/", "~")):  # which no name on the hub does
         raise UserError(f"{said} is no folder")
-    try:
-        from huggingface_hub import snapshot_download
-
-        of_pipeline = [INDEX, *(f"{part}*/{form}" for part in PARTS for form in FILES)]
-        found = Path(snapshot_download(name, allow_patterns=of_pipeline))
-        if not (found / INDEX).exists():
-            found = Path(snapshot_download(name, allow_patterns=list(FILES)))
+    of_pipeline = [INDEX, *(f"{part}*/{form}" for part in PARTS for form in FILES)]
+    complaint = f"{said} is no folder, and not to be downloaded"
+    found = downloaded(name, complaint, allow_patterns=of_pipeline)
+    if (found / INDEX).exists():
         return found
-    except Exception as error:  # the hub and the network fail in many ways
-        why = first_line(error)
-        raise UserError(f"{said} is no folder, and not to be downloaded: {why}") from error
+    return downloaded(name, complaint, allow_patterns=list(FILES))
 
 
 class Alone:

@@ -8,14 +8,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from scm_core.base.arguments import Overrides, parse, section
 from scm_core.base.device import best_device
-from scm_core.base.errors import UserError, first_line
+from scm_core.base.errors import UserError
+from scm_core.base.hub import downloaded
 from scm_core.contract import spec as modalities
 from scm_core.engine import checkpoint, config
 
 PREFIX = "hub:"
 STUDENT = "student.safetensors"
 OF_MODEL = ("pretrained", "data.text_encoder")
-NEEDS = "the hub needs the package huggingface_hub: pip install 'scm-core[hub]'"
 
 
 def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Overrides]:
@@ -72,13 +72,6 @@ def find(name: str) -> Path:
     """The student in a folder, or of `hub:OWNER/NAME`, which is downloaded once."""
     if not name.startswith(PREFIX):
         return Path(name) / STUDENT
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(NEEDS) from None
-    patterns = ["*.safetensors", "*.json"]
-    try:
-        folder = snapshot_download(name.removeprefix(PREFIX), allow_patterns=patterns)
-    except Exception as error:  # the hub and the network fail in many ways
-        raise UserError(f"{name} cannot be downloaded: {first_line(error)}") from error
-    return Path(folder) / STUDENT
+    complaint, patterns = f"{name} cannot be downloaded", ["*.safetensors", "*.json"]
+    folder = downloaded(name.removeprefix(PREFIX), complaint, allow_patterns=patterns)
+    return folder / STUDENT

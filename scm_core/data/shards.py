@@ -21,8 +21,32 @@ from scm_core.data.layout import ignored
 NUMBERED = re.compile(r"(\d+)-of-(\d+)")
 
 
+class Inside:
+    """What lies in another file and answers, by its `path`, some of what a path is asked."""
+
+    __slots__ = ()
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return self.path.name
+
+    @property
+    def parent(self) -> Path:
+        """Its folder."""
+        return self.path.parent
+
+    def relative_to(self, folder: Path) -> Path:
+        """Its path within a folder."""
+        return self.path.relative_to(folder)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 @dataclass(frozen=True, slots=True)
-class Member:
+class Member(Inside):
     """A file in a shard; what readers ask of a path they can ask of it.
 
     ``path`` is where it would lie if its shard were unpacked, ``start`` its first byte in the
@@ -36,23 +60,9 @@ class Member:
     modified: float
 
     @property
-    def name(self) -> str:
-        """Its last part."""
-        return self.path.name
-
-    @property
-    def parent(self) -> Path:
-        """Its folder."""
-        return self.path.parent
-
-    @property
     def suffix(self) -> str:
         """Its ending."""
         return self.path.suffix
-
-    def relative_to(self, folder: Path) -> Path:
-        """Its path within a folder."""
-        return self.path.relative_to(folder)
 
     def stat(self) -> SimpleNamespace:
         """Its size and date, of what ``os.stat`` gives."""
@@ -66,9 +76,6 @@ class Member:
         if len(content) < self.size:
             raise OSError(errno.ESTALE, "its shard has become shorter", str(self.shard))
         return io.BytesIO(content)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 File = Path | Member

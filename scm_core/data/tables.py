@@ -16,6 +16,7 @@ from scm_core.base.errors import UserError, first_line
 from scm_core.data.cache import CACHE
 from scm_core.data.folders import Classes, hold_out
 from scm_core.data.layout import part
+from scm_core.data.shards import Inside
 
 NAMES = ("text", "caption", "prompt")  # what a column of captions may be called
 SAVED = ("dataset_info.json", "dataset_dict.json")
@@ -23,7 +24,7 @@ NEEDS = "tables of media need the package datasets: pip install 'scm-core[datase
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Inside):
     """A medium in a table; what readers ask of a path they can ask of it.
 
     ``path`` is its split and number within the table's folder, ``modified`` in nanoseconds.
@@ -36,23 +37,9 @@ class Row:
     column: str = field(compare=False, repr=False)
 
     @property
-    def name(self) -> str:
-        """Its last part."""
-        return self.path.name
-
-    @property
-    def parent(self) -> Path:
-        """Its folder."""
-        return self.path.parent
-
-    @property
     def suffix(self) -> str:
         """Its ending, of which nothing depends."""
         return ""
-
-    def relative_to(self, folder: Path) -> Path:
-        """Its path within a folder."""
-        return self.path.relative_to(folder)
 
     def stat(self) -> SimpleNamespace:
         """Its size and its table's date, of what ``os.stat`` gives."""
@@ -66,9 +53,6 @@ class Row:
         if not isinstance(content, bytes):
             raise UserError(f"{self} holds no bytes: save the table with its files in it")
         return io.BytesIO(content)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 def is_table(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from scm_core.method.samplers import consistency, consistency_times
 from scm_core.networks.pretrained import Pipeline
 
 diffusers = pytest.importorskip("diffusers")
-pipelines = pytest.importorskip("pipelines")
+import pipelines  # noqa: E402 (needs diffusers)
 
 SANA, SD3, PIXART = "SanaTransformer2DModel", "SD3Transformer2DModel", "PixArtTransformer2DModel"
 FLUX, UNET = "FluxTransformer2DModel", "UNet2DConditionModel"
@@ -180,20 +180,11 @@ def test_matrices_of_a_lora_are_as_diffusers_names_them(tmp_path):
     torch.testing.assert_close(after, before + scale * high @ low)
 
 
-def vae():
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-    ).eval()
-
-
 def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch):
     """The command writes what the student's file holds, and draws it in two steps."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     teacher, out = tmp_path / "teacher", tmp_path / "run"
-    pipelines.build("DiTTransformer2DModel", vae=vae()).save_pretrained(teacher)
+    pipelines.build("DiTTransformer2DModel", vae=pipelines.vae()).save_pretrained(teacher)
     for i in range(40):
         path = tmp_path / "pictures" / f"class{i % 10}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from scm_core.engine import checkpoint, run
 from scm_core.engine.storage import read
 
 diffusers = pytest.importorskip("diffusers")
-pipelines = pytest.importorskip("pipelines")
+import pipelines  # noqa: E402 (needs diffusers)
 
 WORDS = ["modality=image", "preset=smoke", "data.name=folder", "data.batch_size=4"]
 WORDS += ["student.phases=[{consistency: 1, steps: 2}]", "trainer.accelerator=cpu", "seed=1"]
@@ -30,21 +30,12 @@ def pictures(folder, classes=2):
     return folder
 
 
-def vae():
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-        scaling_factor=0.5,
-        shift_factor=0.1,
-    ).eval()
-
-
 @pytest.fixture
 def dit(tmp_path):
     """A DiT of 10 classes, whose latents are (4, 8, 8)."""
-    pipelines.build("DiTTransformer2DModel", vae=vae()).save_pretrained(tmp_path / "dit")
+    pipelines.build(
+        "DiTTransformer2DModel", vae=pipelines.vae(scaling_factor=0.5, shift_factor=0.1)
+    ).save_pretrained(tmp_path / "dit")
     return tmp_path / "dit"
 
 

@@ -15,7 +15,7 @@ from scm_core.method.samplers import ddim
 from scm_core.networks.pretrained import FAMILIES, Pipeline
 
 diffusers = pytest.importorskip("diffusers")
-pipelines = pytest.importorskip("pipelines")
+import pipelines  # noqa: E402 (needs diffusers)
 
 STEPS = 4
 FAST = ("PixArtTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel")

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from judging import Penultimate
 from objectives import VARIANTS, Comparison, Variant, steps_of
 from objectives_table import curves, table
 from torch import nn
@@ -48,16 +47,6 @@ def test_unmasked_is_the_loss_without_bounds():
     student.bounds = None
     bare = Consistency(Consistency.Options(**options)).double().loss(student, batch)[1]["|g|"]
     torch.testing.assert_close(free, bare)
-
-
-def test_the_classifiers_features_are_what_its_last_layer_is_given():
-    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
-    network.eval().requires_grad_(False)
-    x = torch.randn(5, 4)
-    features = Penultimate(network)(x)
-    assert features.shape == (5, 8)
-    torch.testing.assert_close(network[-1](features), network(x))
-    assert not network[-1]._forward_pre_hooks
 
 
 def test_the_variants_name_objectives_that_there_are():

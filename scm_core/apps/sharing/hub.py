@@ -9,11 +9,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from scm_core.apps.opening import NEEDS, PREFIX, STUDENT, open_checkpoint, settings_of
+from scm_core.apps.opening import PREFIX, STUDENT, open_checkpoint, settings_of
 from scm_core.base import console
 from scm_core.base.arguments import place
 from scm_core.base.errors import UserError, first_line, visible
 from scm_core.base.files import copy, write_text
+from scm_core.base.hub import NEEDS
 from scm_core.engine import storage
 from scm_core.engine.checkpoint import Checkpoint
 

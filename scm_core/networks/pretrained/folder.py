@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from scm_core.base.errors import UserError, first_line
+from scm_core.base.hub import downloaded
 from scm_core.method.conversions import EDM, RectifiedFlow, VariancePreserving
 from scm_core.networks.pretrained.adapter import Adapter
 from scm_core.networks.pretrained.families import FAMILIES, Family
@@ -176,13 +177,8 @@ def located(name: str) -> Path:
     folder = Path(name)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return folder
-    _diffusers()
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=VARIANTS))
-    except Exception as error:  # the hub and the network fail in many ways
-        raise UserError(f"pretrained={name} cannot be read: {first_line(error)}") from error
+    patterns = {"allow_patterns": WANTED, "ignore_patterns": VARIANTS}
+    return downloaded(name, f"pretrained={name} cannot be read", **patterns)
 
 
 def _diffusers() -> Any:
