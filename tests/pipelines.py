@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
+import pytest
 import torch
 from torch import nn
+
+diffusers = pytest.importorskip("diffusers")  # as what imports this needs it
 
 LENGTH, WIDTH = 4, 8  # of a text
 FLOW = "FlowMatchEulerDiscreteScheduler"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pipelines
 import pytest
 import torch
 from PIL import Image
@@ -16,8 +17,7 @@ from scm_core.engine.storage import read
 from scm_core.method.samplers import consistency, consistency_times
 from scm_core.networks.pretrained import Pipeline
 
-diffusers = pytest.importorskip("diffusers")
-import pipelines  # noqa: E402 (needs diffusers)
+diffusers = pipelines.diffusers
 
 SANA, SD3, PIXART = "SanaTransformer2DModel", "SD3Transformer2DModel", "PixArtTransformer2DModel"
 FLUX, UNET = "FluxTransformer2DModel", "UNet2DConditionModel"

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pipelines
 import pytest
 import torch
 from PIL import Image
@@ -12,8 +13,7 @@ from scm_core.base.errors import UserError
 from scm_core.engine import checkpoint, run
 from scm_core.engine.storage import read
 
-diffusers = pytest.importorskip("diffusers")
-import pipelines  # noqa: E402 (needs diffusers)
+diffusers = pipelines.diffusers
 
 WORDS = ["modality=image", "preset=smoke", "data.name=folder", "data.batch_size=4"]
 WORDS += ["student.phases=[{consistency: 1, steps: 2}]", "trainer.accelerator=cpu", "seed=1"]

@@ -2,6 +2,7 @@
 
 import json
 
+import pipelines
 import pytest
 import torch
 
@@ -9,8 +10,7 @@ from modalities.common import pretrained
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label
 
-diffusers = pytest.importorskip("diffusers")
-import pipelines  # noqa: E402 (needs diffusers)
+diffusers = pipelines.diffusers
 
 WAN = {"base_dim": 8, "z_dim": 2, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1}
 OF_CLIPS = {"latents_mean": [0.1, -0.2], "latents_std": [2.0, 4.0]}

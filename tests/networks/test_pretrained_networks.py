@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import pipelines
 import pytest
 import torch
 
@@ -14,8 +15,7 @@ from scm_core.contract.fields import Label, Tokens
 from scm_core.method.samplers import ddim
 from scm_core.networks.pretrained import FAMILIES, Pipeline
 
-diffusers = pytest.importorskip("diffusers")
-import pipelines  # noqa: E402 (needs diffusers)
+diffusers = pipelines.diffusers
 
 STEPS = 4
 FAST = ("PixArtTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel")
