@@ -20,7 +20,7 @@ BF16_F, BF16_TANGENT = 0.05, 0.2  # relative errors under bf16 autocast
 WIDER = 0.1  # what a difference twice as wide may differ by
 TIMES, STEP = torch.linspace(0.3, 1.55, 12), 0.01  # of t, in what its embedding is judged by
 FLATTEST = 1e-4  # how much F has to vary with t, relative to F
-FASTEST = 20.0  # frequency of t in F: trained networks here have 5 to 12, Fourier scale 16 has 150
+FASTEST = 20.0  # frequency of t in F: trained networks here have 5 to 14, Fourier scale 16 has 150
 STEPS, RATE, LEARNED = 400, 1e-3, 0.5  # of overfitting one batch, and the loss that may remain
 
 
