@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from scm_core.data.media import write_file
 
 COLOURS = ("#3366aa", "#dd7722", "#228855", "#aa3355", "#7755aa", "#777777")
+DASHES = "-", "--", ":"  # of the lines that share a colour
 
 
 def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
@@ -72,10 +74,12 @@ def curves_plot(
     ``labels`` are those of the two axes.
     """
     figure, axes = _axes(*labels, title)
-    for (name, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
-        axes.plot(*zip(*points, strict=True), color=colour, label=name)
+    looks = itertools.product(DASHES, COLOURS)
+    for (name, points), (dash, colour) in zip(curves.items(), itertools.cycle(looks), strict=False):
+        axes.plot(*zip(*points, strict=True), dash, color=colour, label=name)
     _log_scale(axes, "y")
-    axes.legend(frameon=False)
+    beside = {"fontsize": "small", "loc": "upper left", "bbox_to_anchor": (1, 1)}
+    axes.legend(frameon=False, **(beside if len(curves) > len(COLOURS) else {}))
     return write_file(path, lambda file: figure.savefig(file, format="png"))
 
 
