@@ -5,7 +5,7 @@
 trains an autoencoder (AutoencoderDC: 64x64 pixels to 8x8 latents of 8 channels), then a Sana
 transformer of 1.5 million parameters by rectified flow (Liu et al. 2022) under the prompts' MiniLM
 embeddings, and writes OUT/pipeline, which `DiffusionPipeline.from_pretrained` loads, and OUT/text.
-The same command resumes; `--autoencoder-minutes` and `--minutes` are how long each may take in all.
+The same command resumes.
 """
 
 import argparse
@@ -80,14 +80,14 @@ def transformer(width: int = 128, layers: int = 5) -> SanaTransformer2DModel:
 
 
 class Training:
-    """Adam on a cosine over the time that there is, an EMA, and a file that it goes on from."""
+    """Adam on a cosine over the steps that it takes, an EMA, and a file that it goes on from."""
 
-    def __init__(self, model: nn.Module, file: Path, minutes: float, rate: float) -> None:
+    def __init__(self, model: nn.Module, file: Path, steps: int, rate: float) -> None:
         self.model, self.ema, self.file = model, deepcopy(model).requires_grad_(False), file
         self.optimiser = torch.optim.AdamW(
             model.parameters(), rate, betas=(0.9, 0.99), weight_decay=0.01
         )
-        self.rate, self.limit, self.seconds, self.step = rate, 60 * minutes, 0.0, 0
+        self.rate, self.steps, self.seconds, self.step = rate, steps, 0.0, 0
         if file.exists():
             saved = torch.load(file, weights_only=True)
             for name, part in self._parts():
@@ -102,15 +102,15 @@ class Training:
         torch.save(state | {"seconds": self.seconds, "step": self.step}, self.file)
 
     def run(self, loss: Callable[[], Tensor], show: Callable[[], None], every: int = 240) -> None:
-        """Trains until the time is up; saves and shows ``every`` so many seconds."""
+        """Trains to the last step; saves and shows ``every`` so many seconds."""
         clock, shown, losses = time.monotonic(), self.seconds, []
-        while self.seconds < self.limit:
+        while self.step < self.steps:
             value = loss()
             self.optimiser.zero_grad()
             value.backward()
             warm, left = (
                 min(1, self.step / 100),
-                0.5 + 0.5 * math.cos(math.pi * self.seconds / self.limit),
+                0.5 + 0.5 * math.cos(math.pi * self.step / self.steps),
             )
             self.optimiser.param_groups[0]["lr"] = self.rate * warm * left
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -125,8 +125,9 @@ class Training:
             if self.step % 50 == 0:
                 mean = sum(losses[-50:]) / len(losses[-50:])
                 name = type(self.model).__name__
-                print(f"{name} {self.step} {self.seconds / 60:.1f} min {mean:.4f}", flush=True)
-            if self.seconds - shown > every or self.seconds >= self.limit:
+                done = f"{self.step}/{self.steps} {self.seconds / 60:.1f} min"
+                print(f"{name} {done} {mean:.4f}", flush=True)
+            if self.seconds - shown > every or self.step == self.steps:
                 shown = self.seconds
                 self.save()
                 show()
@@ -161,10 +162,10 @@ def written(folder: Path):
     partial.rename(folder)
 
 
-def trained_autoencoder(images: Tensor, out: Path, minutes: float) -> AutoencoderDC:
+def trained_autoencoder(images: Tensor, out: Path, steps: int) -> AutoencoderDC:
     """Trained by the absolute error, with noise on the latents; its scale is that of the data's."""
     if not (out / "vae").exists():
-        training = Training(autoencoder(), out / "autoencoder.pt", minutes, rate=2e-3)
+        training = Training(autoencoder(), out / "autoencoder.pt", steps, rate=2e-3)
         model, ema = training.model, training.ema
 
         def loss() -> Tensor:
@@ -208,11 +209,11 @@ def main(options: argparse.Namespace) -> None:
     torch.manual_seed(int(time.time()))  # a resumed run goes on with other noise
     options.out.mkdir(parents=True, exist_ok=True)
     images, prompts = pixels(options.data / "train")
-    vae = trained_autoencoder(images, options.out, options.autoencoder_minutes)
+    vae = trained_autoencoder(images, options.out, options.autoencoder_steps)
     latents = in_parts(lambda x: vae.encode(x).latent, images) * vae.config.scaling_factor
     tokenizer, encoder = text()
     states, masks = embedded([*prompts, ""], tokenizer, encoder)
-    training = Training(transformer(), options.out / "transformer.pt", options.minutes, rate=1.5e-3)
+    training = Training(transformer(), options.out / "transformer.pt", options.steps, rate=1.5e-3)
     pipeline = SanaPipeline(
         tokenizer, encoder, vae, training.ema, FlowMatchEulerDiscreteScheduler(shift=1.0)
     )
@@ -259,7 +260,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--out", type=Path, default=Path("runs/emoji-teacher"))
-    parser.add_argument("--autoencoder-minutes", type=float, default=12)
-    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--autoencoder-steps", type=int, default=2850)
+    parser.add_argument("--steps", type=int, default=5300)
     parser.add_argument("--batch", type=int, default=64)
     main(parser.parse_args())
