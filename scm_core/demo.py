@@ -3,7 +3,7 @@
 Keys (key=value):
   modality=NAME      or a list, [image,audio]; default: every modality that is installed, also by
                      plugins of other packages, each with its shipped student or, where none is
-                     shipped, the one trained last in runs/
+                     shipped, the last of runs/MODALITY-*
   checkpoint=FILE    instead: this student, a folder of python -m scm_core.hub, or hub:OWNER/NAME
   decoder.vocoder= ...   the decoder's own keys, where they differ from those of the training
   port=7860          of the page

@@ -3,7 +3,7 @@
 Keys (key=value):
   checkpoint=FILE    an exported teacher or student, a folder of python -m scm_core.hub, or
                      hub:OWNER/NAME; or modality=NAME for the shipped student,
-                     or, where none is shipped, the one trained last in runs/
+                     or, where none is shipped, the last of runs/MODALITY-*
   steps=2            a student's evaluations; for a teacher (default 32) the sampler's steps
   sampler=dpm        a teacher's: ddim, heun or dpm
   guidance=1.5       a teacher's; default: what the student was distilled with

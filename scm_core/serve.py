@@ -1,7 +1,7 @@
 """Serve models over HTTP: `python -m scm_core.serve modality=[image,audio]`; Ctrl-C stops it.
 
 Keys (key=value):
-  modality=NAME         the shipped student, or where none is shipped the one trained last in runs/;
+  modality=NAME         the shipped student, or where none is shipped the last of runs/MODALITY-*;
                         several as [image,audio,video]
   checkpoint=FILE       instead: an exported teacher or student, a folder of python -m scm_core.hub,
                         or hub:OWNER/NAME

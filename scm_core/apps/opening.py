@@ -48,7 +48,7 @@ def open_checkpoint(
 ) -> checkpoint.Checkpoint:
     """The named checkpoint, else the student of the modality, on that or else the best device.
 
-    That is the shipped one, or else the one trained last below `runs` in the working directory.
+    That is the shipped one, or else the one trained last in a `runs/MODALITY-*`, from here.
 
     `decoder` are overrides by `of_model`, which replace what it was trained with.
     """
