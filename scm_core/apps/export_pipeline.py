@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scm_core.base import console
@@ -15,18 +17,20 @@ from scm_core.base.errors import UserError
 from scm_core.base.files import save_tensors, write_text
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.storage import read
+from scm_core.networks.lora import A, B
 from scm_core.networks.pretrained import Adapter, Pipeline
 from scm_core.networks.pretrained.schedule import scheduler
 
 INDEX, LORA = "model_index.json", "pytorch_lora_weights.safetensors"  # as diffusers calls them
 OWN_SIGMAS = "1 / num_inference_steps"  # in a pipeline's source, where it makes the last of them
 NETWORK = "network."  # before the names of an adapter's weights
+ROUNDING = 1e-6  # of a matrix's largest singular value, what is too small to count
 
 
 def main(model: Checkpoint, out: Path) -> None:
     """Write the folder, and say how it is sampled."""
     adapter, pipeline = student_of(model), Pipeline.open(model.config.pretrained)
-    write(adapter, pipeline, out, lora_in(model.path, pipeline.part))
+    write(adapter, pipeline, out, lora_in(model.path, adapter, pipeline))
     console.console.print(
         f"{out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r}) loads it; call it with "
         "num_inference_steps=2 and guidance_scale=1",
@@ -71,7 +75,7 @@ def write(
         write_text(part / INDEX, json.dumps(index, indent=2))
         write_text(part / "scheduler" / "scheduler_config.json", json.dumps(found, indent=2))
         if lora:
-            save_tensors(part / LORA, lora, {})
+            save_tensors(part / LORA, lora, metadata(lora, pipeline.part))
         part.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
@@ -93,14 +97,54 @@ def own_sigmas(kind: str) -> bool:
     return OWN_SIGMAS in inspect.getsource(found.__call__) if found else False
 
 
-def lora_in(path: Path, part: str) -> dict[str, Tensor] | None:
-    """The matrices that a student's file holds, None where it holds whole weights."""
+def lora_in(path: Path, adapter: Adapter, pipeline: Pipeline) -> dict[str, Tensor] | None:
+    """The matrices that a student's file holds, and those of its embedding of time, which it does
+    not; None where it holds whole weights."""
     described, weights = read(path)
     lora = described.get("lora")
-    return lora_of(part, weights, lora["alpha"] / lora["rank"]) if lora else None
+    if not lora:
+        return None
+    found = lora_of(pipeline.part, weights, lora["alpha"] / lora["rank"])
+    return found | slowed_in(adapter, pipeline) if lora.get("slow") else found
 
 
 def lora_of(part: str, weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     """An adapter's A and B as diffusers names them, with its `alpha / rank` in B."""
     named = {f"{part}.{key.removeprefix(NETWORK)}": value for key, value in weights.items()}
-    return {key: value * scale if ".lora_B." in key else value for key, value in named.items()}
+    return {key: value * scale if B in key else value for key, value in named.items()}
+
+
+def slowed_in(adapter: Adapter, pipeline: Pipeline) -> dict[str, Tensor]:
+    """Matrices that make the pipeline's embeddings of time what the adapter's are."""
+    from diffusers.models.embeddings import TimestepEmbedding
+
+    before, found = pipeline.network(), {}
+    for name, module in adapter.network.named_modules():
+        if not isinstance(module, TimestepEmbedding):
+            continue
+        for layer in ("linear_1", "linear_2"):
+            key = f"{name}.{layer}"
+            change = module.get_submodule(layer).weight - before.get_submodule(key).weight
+            if change.any():
+                found[f"{pipeline.part}.{key}{A}"], found[f"{pipeline.part}.{key}{B}"] = low(change)
+    return found
+
+
+@torch.no_grad()
+def low(change: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's change (M, N) as A and B, of as high a rank as it takes up to rounding."""
+    left, sizes, right = torch.linalg.svd(change.double(), full_matrices=False)
+    rank = int((sizes > ROUNDING * sizes[0]).sum())
+    return right[:rank].float().contiguous(), (left[:, :rank] * sizes[:rank]).float().contiguous()
+
+
+def metadata(lora: dict[str, Tensor], part: str) -> dict[str, str]:
+    """The ranks of all layers: before 0.40 diffusers takes them all for scaled as the first is."""
+    named = {key.removeprefix(f"{part}."): value for key, value in lora.items()}
+    ranks = {key.removesuffix(B): v.shape[1] for key, v in named.items() if key.endswith(B)}
+    rank = statistics.mode(ranks.values())
+    others = {f"^{name}": other for name, other in ranks.items() if other != rank}
+    about = {"r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": others}
+    about["target_modules"] = sorted(ranks)
+    packed = {f"{part}.{key}": value for key, value in about.items()}
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(packed)}

@@ -21,7 +21,7 @@ from scm_core.contract import spec as modalities
 from scm_core.contract.fields import Condition, Schema, schema_from_dict
 from scm_core.data.latents import LatentCodec, fingerprint
 from scm_core.engine import config as configuration
-from scm_core.engine import foreign
+from scm_core.engine import foreign, pretrained
 from scm_core.engine.replay import Replayed
 from scm_core.engine.storage import OF_THE_RUN, adapted, read_whole, split
 
@@ -144,9 +144,10 @@ def _built(
     about = shape, condition, described["statistics"]
     if config.get("pretrained"):
         backbone = spec.backbone(config, *about)
-        weights = _completed(weights, backbone, described, path)
+        weights = complete(backbone, weights, described, path)
         if not ours:
             foreign.bound(described, stated, weights)
+        pretrained.slow_as_trained(backbone, described, condition)
     else:
         backbone = _network(lambda: spec.backbone(config, *about), weights, path)
     with foreign.Bounded(weights, path):
@@ -199,8 +200,8 @@ def build_autoencoder(
     return autoencoder
 
 
-def _completed(
-    weights: dict[str, Tensor], backbone: nn.Module, described: dict[str, Any], source: Path
+def complete(
+    backbone: nn.Module, weights: dict[str, Tensor], described: dict[str, Any], source: Path
 ) -> dict[str, Tensor]:
     """Load weights into a pretrained backbone, and return them with what they lack and it has.
 

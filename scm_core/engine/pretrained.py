@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scm_core.base import console
 from scm_core.base.errors import UserError, first_line
-from scm_core.contract.fields import Schema, null_condition
+from scm_core.contract.fields import Condition, Schema, null_condition
+from scm_core.contract.spec import DataModule
 from scm_core.engine import storage
 from scm_core.networks.pretrained import Adapter, time
 
@@ -36,9 +39,31 @@ def check_source(path: Path, name: str, source: str) -> None:
         )
 
 
-def slow_time(backbone: Adapter, shape: tuple[int, ...], schema: Schema, *, begins: bool) -> None:
+def slow_time(backbone: Adapter, data: DataModule, begins: bool) -> None:
     """Make a student's embedding of time slow enough; of one that `begins`, fit it and say so."""
-    x, condition = torch.zeros(1, *shape), null_condition(schema, 1)
-    for found in time.slow(backbone, x, condition, fit=begins):
-        if begins:
-            console.console.print(str(found))
+    given = backbone, *_any(data.shape, data.condition)
+    for found in time.slow(*given) if begins else ():
+        console.console.print(str(found))
+    time.hold(*given)
+
+
+def slow_time_while(
+    on: list[str], backbone: Adapter, data: DataModule, begins: bool
+) -> dict[str, time.Slowed]:
+    """That of a LoRA student, while one of its adapters is `on`; see `time.slow_while`."""
+    slowed = time.slow_while(on, backbone, *_any(data.shape, data.condition))
+    for found in slowed.values() if begins else ():
+        console.console.print(str(found))
+    return slowed
+
+
+def slow_as_trained(backbone: nn.Module, described: Mapping[str, Any], schema: Schema) -> None:
+    """Make the embedding of time as slow as it was in training, where a checkpoint says so."""
+    adapter = described.get("lora")
+    if adapter is not None and adapter.get("slow"):
+        time.slow(backbone, *_any(described["shape"], schema))
+
+
+def _any(shape: Sequence[int], schema: Schema) -> tuple[Tensor, Condition]:
+    """A sample and a condition."""
+    return torch.zeros(1, *shape), null_condition(schema, 1)

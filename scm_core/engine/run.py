@@ -77,6 +77,7 @@ class Run:
         self.autoencoder = self._autoencoder()
         self.pretrained = bool(self.autoencoder and self.autoencoder.pretrained)
         self.teacher: str | None = settings.get("pretrained")  # that somebody else has trained
+        self.distils = settings.student.method == "distill"
         self.stages = self._stages()
         if not (self.folder / "config.yaml").exists():
             self._check_fit()
@@ -118,8 +119,8 @@ class Run:
             autoencoder = None if self.pretrained or name == "decoder" else self.autoencoder
             about = {"stage": name, "step": trainer.global_step, "autoencoder": autoencoder}
             self._export(exported, average, adapter=lora.described(stage.backbone), **about)
-            if name == "student" and settings.lora.merge:
-                storage.merge(exported, self._backbone().state_dict() if self.teacher else None)
+            if name == "student" and settings.lora.rank and settings.lora.merge:
+                storage.merge(exported, self._whole(exported) if self.teacher else None)
             guard.forget_previous()
             console.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
@@ -185,21 +186,45 @@ class Run:
             weights = trained(self.folder, "teacher")
             of_backbone, _ = storage.split(storage.read(weights)[1])
             checkpoint.load_weights(backbone, of_backbone, weights)
-        network, options = None, self.settings.student
-        if options.lora.rank:
-            torch.manual_seed(self.seed)  # of the adapter's first weights
-        elif options.method == "distill":
+        options, begins = self.settings.student, not (self.folder / name / LAST).exists()
+        pair = self._with_adapter if options.lora.rank else self._with_copy
+        network, backbone = pair(backbone, begins)
+        return student(backbone, schema, options, network, self.data.bounds)
+
+    def _with_copy(self, backbone: nn.Module, begins: bool) -> tuple[nn.Module | None, nn.Module]:
+        """The teacher's network, a copy, where there is one, and the student's, the backbone."""
+        network = None
+        if self.distils:
             network = self._backbone()
             network.load_state_dict(backbone.state_dict())
-        if self.teacher and not options.lora.rank:  # an adapter has its teacher's embedding
-            begins = not (self.folder / name / LAST).exists()
-            pretrained.slow_time(backbone, tuple(self.data.shape), schema, begins=begins)
-        return student(backbone, schema, options, network, self.data.bounds)
+        if self.teacher:
+            pretrained.slow_time(backbone, self.data, begins)
+        return network, backbone
+
+    def _with_adapter(
+        self, backbone: nn.Module, begins: bool
+    ) -> tuple[nn.Module | None, nn.Module]:
+        """The same, but the teacher's is the student's without its adapter."""
+        on: list[str] = []  # the names of the adapters that are
+        slowed = pretrained.slow_time_while(on, backbone, self.data, begins) if self.teacher else []
+        torch.manual_seed(self.seed)  # of the adapter's first weights
+        options = self.settings.student.lora
+        given = options.rank, options.alpha, options.targets, on, slowed
+        adapters = lora.Adapters(backbone, *given)
+        return (adapters.off() if self.distils else None), adapters.new()
 
     def _backbone(self) -> nn.Module:
         """A new one for the data's samples; where it is pretrained, as it was."""
         about = tuple(self.data.shape), self.data.condition, self.statistics
         return self.spec.backbone(self.settings, *about)
+
+    def _whole(self, exported: Path) -> dict[str, Tensor]:
+        """All weights of an exported LoRA of a pretrained teacher."""
+        described, weights = storage.read(exported)
+        backbone = self._backbone()
+        checkpoint.complete(backbone, weights, described, exported)
+        pretrained.slow_as_trained(backbone, described, self.data.condition)
+        return backbone.state_dict()
 
     @rank_zero_only
     def _state_teacher(self, source: str) -> None:

@@ -104,14 +104,15 @@ def shrink(path: Path, target: Path) -> None:
     _write(target, packed, described)
 
 
-def merge(path: Path, base: dict[str, Tensor] | None = None) -> None:
+def merge(path: Path, whole: dict[str, Tensor] | None = None) -> None:
     """Rewrite a LoRA student with whole weights, which need no teacher beside them.
 
-    `base` are those of a teacher that is pretrained, and not there.
+    They are given where the teacher is pretrained, and not there.
     """
     described, weights = read_whole(path)
-    if base is not None:
-        weights = adapted(base, weights, described.pop("lora"), path)
+    if whole is not None:
+        weights = whole
+        del described["lora"]
     _write(path, {key: _half(value) for key, value in weights.items()}, described)
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -45,7 +45,9 @@ class Adapters:
     """The adapters of a network, whose own weights are frozen from here on.
 
     `targets` are the ends of the names of the layers that have them, by default all that can; an
-    `alpha` of None is the rank. UserError where no layer has such a name.
+    `alpha` of None is the rank. UserError where no layer has such a name. `on` is where the names
+    of those that are on are kept, `slowed` the modules in whose place others compute while any is:
+    they have none.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class Adapters:
         rank: int,
         alpha: float | None = None,
         targets: Sequence[str] = (),
+        on: list[str] | None = None,
+        slowed: Collection[str] = (),
     ) -> None:
         self.network, self.rank, self.alpha = network.requires_grad_(False), rank, alpha or rank
         self.base = fingerprint(network.state_dict())
-        self.targets = targeted(network, targets)
+        self.targets = targeted(network, targets, slowed)
         self.count = 0
-        self.on: list[str] = []  # the names of those that are on: one object for all layers
+        self.on = [] if on is None else on  # one object for all layers
+        self.slow = bool(slowed)  # what is merged of it later has to be slowed too
 
     def off(self) -> Adapted:
         """The network as it was."""
@@ -152,7 +157,8 @@ def described(model: nn.Module) -> dict[str, Any] | None:
     if not isinstance(model, Adapted):
         return None
     adapters = model._adapters
-    return {"base": adapters.base, "rank": adapters.rank, "alpha": float(adapters.alpha)}
+    found = {"base": adapters.base, "rank": adapters.rank, "alpha": float(adapters.alpha)}
+    return {**found, "slow": True} if adapters.slow else found
 
 
 def merged(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], scale: float) -> dict:
@@ -171,9 +177,12 @@ def merged(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], scale: 
     return found
 
 
-def targeted(network: nn.Module, ends: Sequence[str] = ()) -> list[str]:
+def targeted(
+    network: nn.Module, ends: Sequence[str] = (), without: Collection[str] = ()
+) -> list[str]:
     """The names of the layers that can have an adapter and end in one of `ends`, or all."""
-    known = adaptable(network)
+    inside = tuple(f"{name}." for name in without)
+    known = [name for name in adaptable(network) if not name.startswith(inside)]
     if not known:
         raise UserError("student.lora.rank: no layer of this network can have an adapter")
     for end in ends:

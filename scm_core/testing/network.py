@@ -117,7 +117,7 @@ def time_embedding(subject: Subject) -> str:
     if isinstance(network, Adapter):
         before = f" (before it was slowed, {_frequency(F):.2g})"
         network = copy.deepcopy(network)
-        slow(network, *point(subject)[::2], fit=True)
+        slow(network, *point(subject)[::2])
         F = _over_time(subject, network)
     varies = (F[1] - F[1].mean(0)).square().mean().sqrt()
     if varies < FLATTEST * F[1].square().mean().sqrt():

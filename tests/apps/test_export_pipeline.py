@@ -15,7 +15,7 @@ from scm_core.contract.fields import Tokens
 from scm_core.engine import run
 from scm_core.engine.storage import read
 from scm_core.method.samplers import consistency, consistency_times
-from scm_core.networks.pretrained import Pipeline
+from scm_core.networks.pretrained import Pipeline, time
 
 diffusers = pipelines.diffusers
 
@@ -178,6 +178,44 @@ def test_matrices_of_a_lora_are_as_diffusers_names_them(tmp_path):
     pipe.fuse_lora()
     after = pipe.transformer.get_submodule(layer).base_layer.weight
     torch.testing.assert_close(after, before + scale * high @ low)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        (SANA, "transformer_blocks.0.attn1.to_q"),
+        (SD3, "transformer_blocks.0.attn.to_q"),
+        (UNET, "mid_block.attentions.0.proj_in"),
+    ],
+)
+def test_a_lora_brings_its_slow_embedding_of_time(tmp_path, name, layer):
+    """The teacher's pipeline computes with it what the slowed network computes with the matrices of
+    the training merged, though their ranks differ."""
+    pytest.importorskip("peft")
+    case, _, adapter, field = trained(name, tmp_path / "teacher")
+    pipeline = Pipeline.open(str(tmp_path / "teacher"))
+    adapter = pipeline.adapter({"prompt": field}).eval()
+    _, condition = prompt(case, field)
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([1.2])
+    with torch.no_grad():
+        before = adapter(x, t, condition)
+        assert time.slow(adapter, x, condition)
+        weight = adapter.network.get_submodule(layer).weight
+        A, B = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+        if weight.ndim == 4:
+            A, B = A[..., None, None], B[..., None, None]
+        given = {f"network.{layer}.lora_A.weight": A, f"network.{layer}.lora_B.weight": B}
+        weight += (B.flatten(1) @ A.flatten(1)).view_as(weight)
+        wanted = adapter(x, t, condition)
+    lora = export_pipeline.lora_of(pipeline.part, given, 1.0)
+    lora |= export_pipeline.slowed_in(adapter, pipeline)
+    export_pipeline.write(adapter, pipeline, tmp_path / "student", lora)
+    pipe = opened(tmp_path / "teacher")
+    pipe.load_lora_weights(tmp_path / "student")
+    adapter.network = getattr(pipe, pipeline.part).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(adapter(x, t, condition), wanted, rtol=1e-3, atol=1e-4)
+    assert (wanted - before).abs().max() > 1e-2
 
 
 def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch):

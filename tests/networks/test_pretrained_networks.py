@@ -13,7 +13,7 @@ from scm_core import TrigFlow, dual
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Label, Tokens
 from scm_core.method.samplers import ddim
-from scm_core.networks.pretrained import FAMILIES, Pipeline
+from scm_core.networks.pretrained import FAMILIES, Pipeline, time
 
 diffusers = pipelines.diffusers
 
@@ -78,6 +78,40 @@ def test_its_own_pipeline_ends_where_ours_does(tmp_path, name):
     start = noise * initial(case, pipe, times[0])
     ours = ddim(adapter, start, times, 1.0, condition)[-1]
     torch.testing.assert_close(folded(case, ours), theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", pipelines.CASES)
+def test_each_is_slowed_by_what_it_is_told_of_time(tmp_path, name):
+    """Also one whose clock is no multiple of the time; and what held out sinusoids leave in
+    training is what the weights make of it without us, guidance included."""
+    case, (field, tokens, mask, pooled) = pipelines.CASES[name], text(pipelines.CASES[name])
+    schema = {"prompt": field, "label": Label(10)}
+    adapter = Pipeline.open(str(saved(name, tmp_path))).adapter(schema).eval()
+    adapter.known["factor"] = case.factor
+    adapter.known["scheduler"] |= {"base_shift": 3.0}
+    condition = {"prompt": field.pack(tokens, mask, pooled), "label": torch.tensor([3])}
+    x, t = torch.randn(1, *case.shape), torch.tensor([0.2, 0.8, 1.2, 1.5])
+    told, timesteps = [], diffusers.models.embeddings.Timesteps
+    first = next((m for m in adapter.network.modules() if isinstance(m, timesteps)), None)
+    if first is None:
+        assert name in ("PRXTransformer2DModel", "ZImageTransformer2DModel")
+        return
+    hook = first.register_forward_pre_hook(
+        lambda _, given: told.append(float(given[0].flatten()[0]))
+    )
+    with torch.no_grad():
+        for one in t:
+            count = len(told)
+            adapter(x, one[None], condition)
+            del told[count + 1 :]
+        hook.remove()
+        ratio = torch.tensor(told) / adapter.clock(x, t)
+        torch.testing.assert_close(ratio, ratio[:1].expand(4), rtol=1e-4, atol=0)
+        found = time.slow(adapter, x, condition)
+        assert bool(found) == (name != "Lumina2Transformer2DModel")  # whose sinusoids are slow
+        plain = adapter(x, t[2:3], condition)
+        time.hold(adapter, x, condition)
+        torch.testing.assert_close(adapter(x, t[2:3], condition), plain, rtol=1e-4, atol=1e-5)
 
 
 def standard_vae():

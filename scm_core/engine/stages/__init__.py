@@ -13,7 +13,6 @@ from scm_core.engine.stages.stage import TANGENTS, Stage
 from scm_core.method.objectives.diffusion import Diffusion
 from scm_core.method.objectives.reconstruction import Reconstruction
 from scm_core.method.trigflow import Bounds
-from scm_core.networks.lora import Adapters
 
 __all__ = ["Stage", "autoencoding", "student", "teacher"]
 
@@ -42,14 +41,9 @@ def student(
 
     With a teacher's `network` the ODE is the teacher's, guided; without, it is estimated from the
     data. `bounds`, which broadcast to a sample, are what decoding clips to: what lies beyond them
-    is as good as they are. A LoRA student is the backbone with an adapter, its teacher is the
-    backbone without.
+    is as good as they are.
     """
     phases = objectives.phases(config)
-    if config.lora.rank:
-        adapters = Adapters(backbone, config.lora.rank, config.lora.alpha, config.lora.targets)
-        network = adapters.off() if config.method == "distill" else None
-        backbone = adapters.new()
     found = {
         name: objectives.get(name)(
             objectives.options(name, config.options.get(name, {})), teacher=network

@@ -72,7 +72,8 @@ class Family:
     """A class of diffusers: the names of its arguments, None for what it has not.
 
     `unit_time` is one that wants u in [0, 1] and not a number of steps; `reversed` counts from
-    noise and predicts minus the velocity. `more(network, given)` are its other arguments.
+    noise and predicts minus the velocity. It is told `clock(network, given)` of its time, and
+    `more(network, given)` are its other arguments.
     """
 
     sample: str = "hidden_states"
@@ -84,13 +85,15 @@ class Family:
     unit_time: bool = False
     reversed: bool = False
     layout: Layout = field(default_factory=Layout)
+    clock: Callable[[nn.Module, Given], Tensor] = lambda network, given: given.time
     more: Callable[[nn.Module, Given], dict[str, Any]] = lambda network, given: {}
 
     def __call__(self, network: nn.Module, given: Given) -> Tensor:
         """What the network says, in the layout of the given x."""
-        named = {key: getattr(self, key) for key in ("time", "tokens", "mask", "pooled", "label")}
+        named = {key: getattr(self, key) for key in ("tokens", "mask", "pooled", "label")}
         found = {name: getattr(given, key) for key, name in named.items() if name}
         found[self.sample] = self.layout.fold(given.x)
+        found[self.time] = self.clock(network, given)
         out = network(**found | self.more(network, given), return_dict=False)[0]
         return self.layout.unfold(out, given.x)
 
@@ -153,9 +156,9 @@ def _z_image(network: nn.Module, given: Given) -> dict[str, Any]:
     return {"cap_feats": [row[:n] for row, n in zip(given.tokens, there, strict=True)]}
 
 
-def _cogview4(network: nn.Module, given: Given) -> dict[str, Any]:
-    """It is told the time before the scheduler's shift, which its sample has behind it."""
-    size, scheduler = _size(given), given.scheduler
+def _before_shift(network: nn.Module, given: Given) -> Tensor:
+    """The time before the scheduler's shift, which the sample has behind it."""
+    scheduler = given.scheduler
     shift = scheduler.get("shift", 1.0)
     if scheduler.get("use_dynamic_shifting"):
         cells = math.prod(given.x.shape[2:]) // network.config.patch_size**2
@@ -163,9 +166,12 @@ def _cogview4(network: nn.Module, given: Given) -> dict[str, Any]:
         shift = grown * scheduler.get("max_shift", 0.75) + scheduler.get("base_shift", 0.25)
         shift = shift if scheduler.get("time_shift_type") == "linear" else math.exp(shift)
     steps = scheduler.get("num_train_timesteps", 1000)
-    time = given.time / (shift + (1 - shift) * given.time / steps)
-    sizes = {"original_size": size, "target_size": size, "crop_coords": torch.zeros_like(size)}
-    return {"timestep": time, **sizes}
+    return given.time / (shift + (1 - shift) * given.time / steps)
+
+
+def _cogview4(network: nn.Module, given: Given) -> dict[str, Any]:
+    size = _size(given)
+    return {"original_size": size, "target_size": size, "crop_coords": torch.zeros_like(size)}
 
 
 def _ltx(network: nn.Module, given: Given) -> dict[str, Any]:
@@ -199,7 +205,7 @@ FAMILIES: dict[str, Family] = {
     "UNet2DModel": Family(**UNET, tokens=None, label="class_labels"),
     # Pictures by a text.
     "AuraFlowTransformer2DModel": Family(unit_time=True),
-    "CogView4Transformer2DModel": Family(more=_cogview4),
+    "CogView4Transformer2DModel": Family(clock=_before_shift, more=_cogview4),
     "Flux2Transformer2DModel": Family(unit_time=True, layout=CELLS, more=_flux2),
     "FluxTransformer2DModel": Family(
         pooled="pooled_projections", unit_time=True, layout=PACKED, more=_flux
