@@ -53,7 +53,7 @@ class Adapter(nn.Module):
         return self.path.velocity(x, t, out)
 
     def clock(self, x: Tensor, t: Tensor) -> Tensor:
-        """What the network is told of each of the times t (N,), at samples like x (1, C, *grid)."""
+        """What the network is told of each of the times t (N,), at samples like x (B, C, *grid)."""
         time = self.path.inputs(x.flatten()[:1].expand(len(t), 1), t)[1]
         return self.family.clock(self.network, Given(x, time, **self.known))
 

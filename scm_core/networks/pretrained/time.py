@@ -65,7 +65,7 @@ class Fast:
 def slow(adapter: Adapter, x: Tensor, condition: dict[str, Tensor]) -> list[Slowed]:
     """Leave the fast sinusoids of each of the network's embeddings of time out.
 
-    `x` (1, C, *grid) and `condition` are any that it takes. Empty where all sinusoids are slow, or
+    `x` (B, C, *grid) and `condition` are any that it takes. Empty where all sinusoids are slow, or
     the network embeds time in a way of its own.
     """
     return [fast.fitted(fast.mlp) for fast in _fast(adapter, x, condition)]
@@ -154,7 +154,7 @@ def _embeddings(
             raise _AllSeen
 
     hooks = [sinusoids.register_forward_pre_hook(note) for sinusoids, _ in pairs]
-    t = torch.full((1,), 0.5, device=x.device)
+    t = torch.full((len(x),), 0.5, device=x.device)
     with contextlib.suppress(_AllSeen):
         adapter(x, t, condition)
     for hook in hooks:
