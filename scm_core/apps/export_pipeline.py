@@ -120,18 +120,17 @@ def slowed_in(adapter: Adapter, pipeline: Pipeline) -> dict[str, Tensor]:
 
     before, found = pipeline.network(), {}
     for name, module in adapter.network.named_modules():
-        if not isinstance(module, TimestepEmbedding):
-            continue
-        for layer in ("linear_1", "linear_2"):
-            key = f"{name}.{layer}"
-            change = module.get_submodule(layer).weight - before.get_submodule(key).weight
+        for end in ("linear_1", "linear_2") if isinstance(module, TimestepEmbedding) else ():
+            layer = f"{name}.{end}"
+            change = module.get_submodule(end).weight - before.get_submodule(layer).weight
             if change.any():
-                found[f"{pipeline.part}.{key}{A}"], found[f"{pipeline.part}.{key}{B}"] = low(change)
+                key = f"{pipeline.part}.{layer}"
+                found[key + A], found[key + B] = factors(change)
     return found
 
 
 @torch.no_grad()
-def low(change: Tensor) -> tuple[Tensor, Tensor]:
+def factors(change: Tensor) -> tuple[Tensor, Tensor]:
     """A layer's change (M, N) as A and B, of as high a rank as it takes up to rounding."""
     left, sizes, right = torch.linalg.svd(change.double(), full_matrices=False)
     rank = int((sizes > ROUNDING * sizes[0]).sum())

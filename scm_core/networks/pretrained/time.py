@@ -174,29 +174,21 @@ def _fit(mlp: nn.Module, curve: Tensor, steady: Tensor) -> float:
     weights. Returns the root mean square error over the spread of what is to be made.
     """
     first, second = mlp.linear_1, mlp.linear_2
-    wanted = second(mlp.act(first(curve)))
+    wanted, ones = second(mlp.act(first(curve))), torch.ones_like(curve[:, :1])
     mean, curve = curve.mean(0) * ~steady, curve * steady
-    first.weight += (first.weight @ mean)[:, None] * _constant(curve)
+    first.weight += (first.weight @ mean)[:, None] * _ridge(curve, ones).T
     first.weight *= steady
     hidden = mlp.act(first(curve))
-    second.weight += _ridge(hidden, wanted - second(hidden)).T
-    second.weight += (wanted - second(hidden)).mean(0)[:, None] * _constant(hidden)
+    left = wanted - second(hidden)
+    second.weight += _ridge(hidden - hidden.mean(0), left - left.mean(0)).T
+    second.weight += (wanted - second(hidden)).mean(0)[:, None] * _ridge(hidden, ones).T
     error = (second(hidden) - wanted).square().mean()
     return float((error / (wanted - wanted.mean(0)).square().mean()).sqrt())
 
 
 def _ridge(given: Tensor, wanted: Tensor) -> Tensor:
-    """The matrix (D, M) by which `given` (N, D) is nearest to `wanted` (N, M), up to constants."""
-    x, y = given.double(), wanted.double()
-    x, y = x - x.mean(0), y - y.mean(0)
-    gram = x.T @ x
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    return torch.linalg.solve(gram, x.T @ y).to(given)
-
-
-def _constant(given: Tensor) -> Tensor:
-    """The vector (D,) by which `given` (N, D) is nearest to 1."""
+    """The matrix (D, M) by which `given` (N, D) is nearest to `wanted` (N, M)."""
     x = given.double()
     gram = x.T @ x
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    return torch.linalg.solve(gram, x.sum(0)).to(given)
+    return torch.linalg.solve(gram, x.T @ wanted.double()).to(given)
