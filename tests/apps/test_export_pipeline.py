@@ -8,6 +8,7 @@ import pipelines
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from scm_core.apps import export, export_pipeline
 from scm_core.base.errors import UserError
@@ -218,8 +219,8 @@ def test_a_lora_brings_its_slow_embedding_of_time(tmp_path, name, layer):
     assert (wanted - before).abs().max() > 1e-2
 
 
-def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch):
-    """The command writes what the student's file holds, and draws it in two steps."""
+def exported(tmp_path, monkeypatch, *words):
+    """A student of a tiny DiT from the commands: its pipeline's folder and its file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     teacher, out = tmp_path / "teacher", tmp_path / "run"
     pipelines.build("DiTTransformer2DModel", vae=pipelines.vae()).save_pretrained(teacher)
@@ -227,15 +228,33 @@ def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch):
         path = tmp_path / "pictures" / f"class{i % 10}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (6 * i, 0, 0)).save(path)
-    words = ["modality=image", "preset=smoke", "data.name=folder", "data.batch_size=4"]
+    words = ["modality=image", "preset=smoke", "data.name=folder", "data.batch_size=4", *words]
     words += [f"data.root={tmp_path / 'pictures'}", "data.size=16", "trainer.accelerator=cpu"]
     words += ["student.phases=[{consistency: 1, steps: 2}]", "student.options={}"]
     run.main([*words, f"out={out}", f"pretrained={teacher}"])
     given = [f"checkpoint={out / 'student.safetensors'}", f"pretrained={teacher}"]
     export.main(["format=diffusers", *given, f"out={tmp_path / 'student'}"])
-    pipe = opened(tmp_path / "student")
-    _, weights = read(out / "student.safetensors")
+    return tmp_path / "student", out / "student.safetensors"
+
+
+def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch):
+    """The command writes what the student's file holds, and draws it in two steps."""
+    folder, file = exported(tmp_path, monkeypatch)
+    pipe = opened(folder)
+    _, weights = read(file)
     found = {f"network.{key}": value for key, value in pipe.transformer.state_dict().items()}
     assert {*found} == {*weights}
     assert all(torch.equal(found[key], weights[key].float()) for key in found)
     assert len(pipe([3], num_inference_steps=2, guidance_scale=1).images) == 1
+
+
+def test_from_a_lora_to_a_pipeline(tmp_path, monkeypatch):
+    """Beside the whole weights lie the matrices of the training and those of its embedding."""
+    pytest.importorskip("peft")
+    folder, file = exported(tmp_path, monkeypatch, "student.lora.rank=2")
+    matrices, (_, trained_ones) = load_file(folder / export_pipeline.LORA), read(file)
+    mlp = "transformer.transformer_blocks.0.norm1.emb.timestep_embedder"
+    brought = {f"{mlp}.linear_{i}.lora_{k}.weight" for i in (1, 2) for k in "AB"}
+    named = {key.replace("network.", "transformer.", 1) for key in trained_ones}
+    assert {*matrices} == named | brought
+    assert len(opened(folder)([3], num_inference_steps=2, guidance_scale=1).images) == 1
