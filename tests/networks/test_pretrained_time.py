@@ -42,7 +42,8 @@ def embedder(network):
     return network.transformer_blocks[0].norm1.emb.timestep_embedder
 
 
-X, LABEL = torch.randn(6, 4, 8, 8), {"label": torch.arange(6)}
+X = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+LABEL = {"label": torch.arange(6)}
 T = torch.linspace(0.2, 1.5, 6)
 
 
@@ -121,7 +122,7 @@ def test_the_tangent_of_an_adapter_that_is_on_is_the_slow_one(adapter):
     time.slow(adapter, X, LABEL)
     slow = dual.jvp(adapter, (X, T), along, condition=LABEL)
     torch.testing.assert_close(found, slow, rtol=1e-4, atol=1e-4)
-    assert (fast[1] - slow[1]).norm() > 0.1 * slow[1].norm()
+    assert (fast[1] - slow[1]).norm() > 0.05 * slow[1].norm()
 
 
 def test_what_is_slow_already_is_left_alone(adapter):
