@@ -173,6 +173,7 @@ def _about(
         "student": {"step": student.step, "sha256": student.sha256},
         "teacher": {"step": teacher.step, "sha256": teacher.sha256},
         "guidance": student.config.student.guidance,
+        "last_time": student.ends[1],
         "data": data,
         **decoder,
         "n": bench.n,

@@ -17,6 +17,7 @@ from scm_core.base.errors import UserError
 from scm_core.base.files import save_tensors, write_text
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.storage import read
+from scm_core.method.samplers import LAST_TIME
 from scm_core.networks.lora import A, B
 from scm_core.networks.pretrained import Adapter, Pipeline
 from scm_core.networks.pretrained.schedule import scheduler
@@ -30,7 +31,7 @@ ROUNDING = 1e-6  # of a matrix's largest singular value, what is too small to co
 def main(model: Checkpoint, out: Path) -> None:
     """Write the folder, and say how it is sampled."""
     adapter, pipeline = student_of(model), Pipeline.open(model.config.pretrained)
-    write(adapter, pipeline, out, lora_in(model.path, adapter, pipeline))
+    write(adapter, pipeline, out, model.ends[1], lora_in(model.path, adapter, pipeline))
     console.console.print(
         f"{out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r}) loads it; call it with "
         "num_inference_steps=2 and guidance_scale=1",
@@ -49,9 +50,13 @@ def student_of(model: Checkpoint) -> Adapter:
 
 
 def write(
-    adapter: Adapter, pipeline: Pipeline, out: Path, lora: dict[str, Tensor] | None = None
+    adapter: Adapter,
+    pipeline: Pipeline,
+    out: Path,
+    last: float = LAST_TIME,
+    lora: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the `pipeline` with the adapter's network and a scheduler that visits its times.
+    """Write the `pipeline` with the adapter's network and a scheduler whose last time is `last`.
 
     Of a LoRA student the matrices alone are written beside it, for `load_lora_weights`. UserError
     for a folder that is there, a full disk, and a network that no scheduler of diffusers is for.
@@ -59,7 +64,8 @@ def write(
     if out.exists():
         raise UserError(f"out={out} is there already: name a folder that is not")
     index = json.loads((pipeline.folder / INDEX).read_text(encoding="utf-8"))
-    found = scheduler(adapter.path, pipeline.scheduler, own_sigmas(str(index.get("_class_name"))))
+    handed = own_sigmas(str(index.get("_class_name")))
+    found = scheduler(adapter.path, pipeline.scheduler, handed, last)
     if found is None:
         raise UserError(
             f"pretrained={pipeline.name}: diffusers has no scheduler for consistency models of its "

@@ -15,7 +15,7 @@ from scm_core.engine import checkpoint, config
 
 PREFIX = "hub:"
 STUDENT = "student.safetensors"
-OF_MODEL = ("pretrained", "data.text_encoder")
+OF_MODEL = ("pretrained", "data.text_encoder", "student.last_time")
 
 
 def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Overrides]:
@@ -29,9 +29,10 @@ def settings_of(kind: type, arguments: list[str]) -> tuple[DictConfig, Overrides
 
 
 def of_model(overrides: Overrides) -> Overrides:
-    """What a command's overrides name for the model on this machine, taken out of them.
+    """What a command's overrides say of the model that may differ from how it was trained.
 
-    That is its section `decoder`, the pretrained pipeline and the text encoder.
+    That is its section `decoder`, the pretrained pipeline, the text encoder, and where its sampler
+    looks last. They are taken out.
     """
     found = section(overrides, "decoder")
     for key in OF_MODEL:

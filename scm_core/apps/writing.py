@@ -62,7 +62,9 @@ def provenance_of(model: Checkpoint, settings: Any, condition: Condition) -> lis
     """What the overview, and what each sample says of how it was made."""
     student = model.stage == "student"
     how = {"steps": settings.steps or (STEPS if student else TEACHER_STEPS)}
-    if not student:
+    if student:
+        how |= {"last_time": round(model.ends[1], 4)}
+    else:
         how |= {"sampler": settings.sampler or SAMPLER}
     guidance = settings.guidance
     whole = {

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from scm_core.base.arguments import place
+from scm_core.method.samplers import LAST_TIME
 
 
 @dataclass
@@ -84,7 +85,8 @@ class StudentConfig:
     learns from, one after another: weights of objectives by name, `steps`, and `lr` and `lr_warmup`
     where they differ from those here. `max_steps` ends the last phase elsewhere than its steps say.
     `optimizer` is `adam` or `radam`. `options` are the objectives' own, by their names; `tangent`
-    is how dF/dt is found, exactly (`dual`) or by a `difference`; `lora` trains adapters alone."""
+    is how dF/dt is found, exactly (`dual`) or by a `difference`; `lora` trains adapters alone.
+    `last_time` is where its sampler looks last, of two and more steps."""
 
     method: str = "distill"
     phases: list[dict[str, Any]] = field(
@@ -96,6 +98,7 @@ class StudentConfig:
     optimizer: str = "adam"
     ema: float = 0.05
     guidance: float = 1.0
+    last_time: float = LAST_TIME
     tangent: str = "dual"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     options: dict[str, Any] = field(default_factory=dict)

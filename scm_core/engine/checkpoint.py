@@ -24,6 +24,7 @@ from scm_core.engine import config as configuration
 from scm_core.engine import foreign, pretrained
 from scm_core.engine.replay import Replayed
 from scm_core.engine.storage import OF_THE_RUN, adapted, read_whole, split
+from scm_core.method import samplers
 
 LOOKED_UP = ("modality", "preset")  # before the rest of a configuration is read
 
@@ -50,9 +51,9 @@ class Checkpoint:
         return next(self.backbone.parameters()).device
 
     @property
-    def ends(self) -> tuple[float, float] | None:
-        """The times of a student's first and last step, where its backbone has its own."""
-        return getattr(self.backbone, "ends", None)
+    def ends(self) -> tuple[float, float]:
+        """The times of a student's first and last step of several."""
+        return samplers.ends(self.backbone, self.config.student.last_time, self.sigma_data)
 
     @cached_property
     def sha256(self) -> str:
@@ -128,6 +129,7 @@ def _built(
     config = configuration.merge(base, (str(path), OmegaConf.create(stated)))
     config.modality = described["modality"]
     config = configuration.merge(config, ("command line", overrides))
+    configuration.check_last_time(config.student)
     of_data = {
         key: places.pop(key)
         for key in list(places)

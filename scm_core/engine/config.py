@@ -19,6 +19,7 @@ from scm_core.base.errors import UserError, first_line
 from scm_core.contract import spec as modalities
 from scm_core.engine import legacy
 
+LATEST = 1.5  # of a sampler's last time
 LOOKED_UP = re.compile(r"\$\{(?!\.*\w[\w.]*\})")  # ${...} of more than another key's name
 
 
@@ -62,6 +63,15 @@ def defaults(spec: modalities.ModalitySpec) -> DictConfig:
     """The plugin's dataclass under its config.yaml."""
     base = OmegaConf.structured(spec.config)
     return merge(base, (spec.config_file.name, read_yaml(spec.config_file)))
+
+
+def check_last_time(student: DictConfig) -> None:
+    """UserError where a student's sampler cannot look last: at data, or at what is noise alone."""
+    if not 0 < student.last_time <= LATEST:
+        raise UserError(
+            f"student.last_time={student.last_time:g} must be above 0 and at most {LATEST} (data "
+            "are at 0, noise at 1.57)"
+        )
 
 
 def default_preset() -> str:

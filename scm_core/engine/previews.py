@@ -18,7 +18,9 @@ from scm_core.data.latents import run_autoencoder
 from scm_core.engine import sampling, sharding
 from scm_core.engine.callbacks import Averaging, OnOptimizerStep
 from scm_core.engine.stages.stage import Stage
+from scm_core.method import samplers
 from scm_core.method.ema import PowerEMA
+from scm_core.networks import lora
 
 SAMPLES = 40  # of a preview; of an autoencoder's half are given, half come back
 
@@ -66,15 +68,25 @@ def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
 
 
 def samples(
-    sampler: str, steps: int, shape: tuple[int, ...], schema: Schema, codec: Codec, seed: int
+    sampler: str,
+    steps: int,
+    last: float,
+    shape: tuple[int, ...],
+    schema: Schema,
+    codec: Codec,
+    seed: int,
 ) -> Callable[[nn.Module], Any]:
-    """A function that samples the same media by whatever weights a backbone has."""
-    sample = sampling.sampler(sampler, steps, SIGMA_DATA)
+    """A function that samples the same media by whatever weights a backbone has.
+
+    `last` is where a student's sampler looks last.
+    """
     noise = sampling.seeded_noise(shape, SAMPLES, seed, SIGMA_DATA)
     condition = sampling.cycled_condition(schema, SAMPLES)
 
     def preview(backbone: nn.Module) -> Any:
         device = next(backbone.parameters()).device
+        ends = samplers.ends(lora.whole(backbone), last, SIGMA_DATA)
+        sample = sampling.sampler(sampler, steps, SIGMA_DATA, ends=ends)
         there = {key: value.to(device) for key, value in condition.items()}
         x = sample(backbone, noise.to(device), there, sampling.fresh_noise(seed, 0))
         return codec.decode(x.cpu())

@@ -17,6 +17,7 @@ from scm_core.base import distributed
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import objectives
+from scm_core.engine.config import check_last_time
 from scm_core.engine.stages.stage import OPTIMIZERS, TANGENTS
 from scm_core.method.ema import power_exponent
 from scm_core.networks import backbones, lora
@@ -73,6 +74,7 @@ def check(settings: DictConfig) -> None:
     if issubclass(OmegaConf.get_type(backbone) or object, backbones.BackboneConfig):
         backbones.check(backbone)
     _check_student(settings.student)
+    check_last_time(settings.student)
     lora.check(settings.student.lora.rank, settings.student.lora.alpha)
     if settings.student.lora.rank and settings.trainer.compile and settings.trainer.recompute:
         raise UserError("student.lora.rank goes with trainer.compile or .recompute, not with both")

@@ -275,8 +275,8 @@ class Run:
         if name == "decoder":
             return reconstructions(self.data, self.codec)
         sampler = ("dpm", 16) if name == "teacher" else ("consistency", 2)
-        of_data = self.data.shape, self.schema
-        return samples(*sampler, *of_data, self.codec, self.settings.seed)
+        last, of_data = self.settings.student.last_time, (self.data.shape, self.schema)
+        return samples(*sampler, last, *of_data, self.codec, self.settings.seed)
 
     @rank_zero_only
     def _hold(self) -> None:

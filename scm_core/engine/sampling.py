@@ -118,7 +118,7 @@ def sampler(
     """A function `(model, noise, condition, fresh) -> x` by the sampler's name.
 
     Only `consistency` has a use for `fresh`, the noise that its later steps add, and for the
-    backbone's own `ends` of its times. Names are `consistency`, `ddim`, `heun` and `dpm`; UserError
+    student's `ends` of its times. Names are `consistency`, `ddim`, `heun` and `dpm`; UserError
     for another.
     """
     if name != "consistency" and name not in ODE_SAMPLERS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ from scm_core.method.trigflow import TrigFlow
 Condition = dict[str, Tensor]
 Model = Callable[[Tensor, Tensor, Condition | None], Tensor]
 
-# Where the consistency sampler looks last: at 1.1, which arXiv 2410.11081 uses for two steps on
-# every data set. More steps come before it, from FIRST_TIME on. Falling to 0.6, as arXiv 2510.08431
-# does, makes the shipped student's samples worse than two steps do (docs/results.md).
+# Where the consistency sampler looks last by default: at 1.1, which arXiv 2410.11081 uses for two
+# steps on every data set. More steps come before it, from FIRST_TIME on. The best is a student's
+# own (docs/results.md, docs/emoji.md).
 FIRST_TIME, LAST_TIME = 1.3, 1.1
 
 
@@ -35,9 +36,19 @@ def consistency_times(
     if steps < 1:
         raise ValueError(f"steps is {steps}, it must be at least 1")
     first, last = ends or (TrigFlow(sigma_data).t_max, LAST_TIME)
-    middle = torch.linspace(FIRST_TIME, last, steps - 1) if steps > 2 else [last]
+    second = FIRST_TIME if last < FIRST_TIME else (first + last) / 2
+    middle = torch.linspace(second, last, steps - 1) if steps > 2 else [last]
     times = [first, *map(float, middle)]
     return torch.tensor(times[:steps], dtype=torch.float64)
+
+
+def ends(network: Any, last: float, sigma_data: float) -> tuple[float, float]:
+    """The first and the last of a student's times: `t_max` and `last`, or what its network knows.
+
+    That has a method `ends(last)` where not all times are its own.
+    """
+    own = network.ends(last) if hasattr(network, "ends") else None
+    return own or (TrigFlow(sigma_data).t_max, last)
 
 
 def ode_times(

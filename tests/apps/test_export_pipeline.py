@@ -15,7 +15,7 @@ from scm_core.base.errors import UserError
 from scm_core.contract.fields import Tokens
 from scm_core.engine import run
 from scm_core.engine.storage import read
-from scm_core.method.samplers import consistency, consistency_times
+from scm_core.method.samplers import LAST_TIME, consistency, consistency_times
 from scm_core.networks.pretrained import Pipeline, time
 
 diffusers = pipelines.diffusers
@@ -67,14 +67,14 @@ def prompt(case, field):
     return {key: given[key] for key in case.asked}, {"prompt": field.pack(tokens, mask, pooled)}
 
 
-def ours(adapter, case, condition, noise, steps):
+def ours(adapter, case, condition, noise, steps, last=LAST_TIME):
     """Both of N(0, 1) before the first step, as `fresh` is: samples of unit variance."""
     generator = torch.Generator().manual_seed(1)
 
     def fresh(x):
         return torch.randn(x.shape, generator=generator)
 
-    times = consistency_times(steps, 1.0, adapter.ends)
+    times = consistency_times(steps, 1.0, adapter.ends(last))
     return consistency(adapter, noise, times, 1.0, condition, fresh=fresh)
 
 
@@ -95,16 +95,21 @@ def unfolded_noise(pipe, case, monkeypatch):
     monkeypatch.setattr(module, "randn_tensor", drawn)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("name", [SANA, SD3, PIXART, FLUX, UNET])
-def test_diffusers_draws_what_we_draw(tmp_path, monkeypatch, name, steps):
+@pytest.mark.parametrize(
+    ("name", "steps", "last"),
+    [
+        *((name, steps, LAST_TIME) for name in (SANA, SD3, PIXART, FLUX, UNET) for steps in (1, 2)),
+        *((name, 2, 0.5) for name in (SANA, SD3, FLUX)),
+    ],
+)
+def test_diffusers_draws_what_we_draw(tmp_path, monkeypatch, name, steps, last):
     case, pipeline, adapter, field = trained(name, tmp_path / "teacher")
-    export_pipeline.write(adapter, pipeline, tmp_path / "student")
+    export_pipeline.write(adapter, pipeline, tmp_path / "student", last)
     pipe = opened(tmp_path / "student")
     unfolded_noise(pipe, case, monkeypatch)
     asked, condition = prompt(case, field)
     noise = torch.randn(1, *case.shape)
-    expected = folded(case, ours(adapter, case, condition, noise, steps))
+    expected = folded(case, ours(adapter, case, condition, noise, steps, last))
     torch.manual_seed(1)  # some pipelines give their scheduler no generator
     found = pipe(
         **asked,
@@ -140,11 +145,21 @@ def test_a_student_of_no_pipeline_is_refused(tmp_path):
 
 def test_the_second_of_two_steps_is_ours_or_the_nearest_there_is(tmp_path):
     _, pipeline, adapter, _ = trained(SANA, tmp_path / "flow")
-    assert adapter.ends == pytest.approx((torch.pi / 2, 1.1))
+    assert adapter.ends(1.1) == pytest.approx((torch.pi / 2, 1.1))
+    assert adapter.ends(0.4) == pytest.approx((torch.pi / 2, 0.4))
     _, pipeline, adapter, _ = trained(UNET, tmp_path / "vp")
     times = pipeline.path().low
-    assert adapter.ends[0] > times.max()
-    assert abs(adapter.ends[1] - 1.1) < 0.1
+    assert adapter.ends(1.1)[0] > times.max()
+    assert abs(adapter.ends(1.1)[1] - 1.1) < 0.1
+
+
+def test_a_last_time_that_no_scheduler_knows_is_refused(tmp_path):
+    """LCMScheduler's two steps end near the middle of its times; ours end where one likes."""
+    _, pipeline, adapter, _ = trained(UNET, tmp_path / "vp")
+    assert adapter.ends(0.3)[1] == pytest.approx(0.3, abs=0.01)
+    with pytest.raises(UserError, match=r"last_time=0.30: in two .* name student.last_time=\d"):
+        export_pipeline.write(adapter, pipeline, tmp_path / "student", adapter.ends(0.3)[1])
+    assert not (tmp_path / "student").exists()
 
 
 def test_other_parts_are_the_teachers(tmp_path):
@@ -171,7 +186,7 @@ def test_matrices_of_a_lora_are_as_diffusers_names_them(tmp_path):
     low, high = torch.randn(2, 16), torch.randn(16, 2)
     given = {f"network.{layer}.lora_A.weight": low, f"network.{layer}.lora_B.weight": high}
     lora = export_pipeline.lora_of(pipeline.part, given, scale)
-    export_pipeline.write(adapter, pipeline, tmp_path / "student", lora)
+    export_pipeline.write(adapter, pipeline, tmp_path / "student", lora=lora)
     pipe = opened(tmp_path / "teacher")
     before = pipe.transformer.get_submodule(layer).weight.detach().clone()
     pytest.importorskip("peft")
@@ -210,7 +225,7 @@ def test_a_lora_brings_its_slow_embedding_of_time(tmp_path, name, layer):
         wanted = adapter(x, t, condition)
     lora = export_pipeline.lora_of(pipeline.part, given, 1.0)
     lora |= export_pipeline.slowed_in(adapter, pipeline)
-    export_pipeline.write(adapter, pipeline, tmp_path / "student", lora)
+    export_pipeline.write(adapter, pipeline, tmp_path / "student", lora=lora)
     pipe = opened(tmp_path / "teacher")
     pipe.load_lora_weights(tmp_path / "student")
     adapter.network = getattr(pipe, pipeline.part).eval()

@@ -23,8 +23,8 @@ def trained(tmp_path_factory):
     """A run directory, the conditions of its previews, and what its backbones were built by."""
     out, drawn, sampler = tmp_path_factory.mktemp("pairs") / "run", [], sampling.sampler
 
-    def watched(*which):
-        draw = sampler(*which)
+    def watched(*which, **more):
+        draw = sampler(*which, **more)
 
         def drawing(model, noise, condition, *rest):
             drawn.append(condition["place"])

@@ -56,7 +56,8 @@ def toy(gain):
 def followed(gain, ends=None):
     """Of a student whose F is `gain` times that of the perfect one, on data N(0, sigma_data^2)."""
     student, teacher = model("student", toy(gain)), model("teacher", toy(0.0))
-    student.backbone.ends = ends
+    if ends:
+        student.backbone.ends = lambda last: ends
     condition = {"label": torch.arange(10) % 2}
     return trajectories.followed(student, teacher, condition, N, 0, 64, lambda n: None)
 

@@ -21,6 +21,7 @@ from scm_core.method.objectives.discrete_consistency import (
 from scm_core.method.objectives.endpoint import Endpoint
 from scm_core.method.objectives.flow_anchor import FlowAnchor
 from scm_core.method.proposal import LogNormalProposal
+from scm_core.method.samplers import consistency_times
 from scm_core.method.tangent import tangent
 from scm_core.method.trigflow import expand_time
 
@@ -48,6 +49,9 @@ class Student:
         noise = self.noise(x0)
         self.x_t = self.path.interpolate(x0, noise, self.t)
         return self.x_t, self.path.velocity(x0, noise, self.t), self.t
+
+    def times(self, steps):
+        return consistency_times(steps, SD)
 
     def dropped(self, condition, share):
         return condition

@@ -51,5 +51,5 @@ def student(
         for name in {name: None for phase in phases for name in phase.weights}
     }
     jvp = TANGENTS[config.tangent]
-    given = network, config.guidance, bounds, jvp, config.optimizer
+    given = network, config.guidance, bounds, jvp, config.optimizer, config.last_time
     return Stage(backbone, phases, found, schema, *given)

@@ -22,6 +22,7 @@ from scm_core.contract.objectives import Phase
 from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.engine import sharding
 from scm_core.engine.replay import Replayed
+from scm_core.method import samplers
 from scm_core.method.guidance import Guided
 from scm_core.method.objectives import Objective
 from scm_core.method.proposal import LogNormalProposal
@@ -58,6 +59,7 @@ class Stage(lightning.LightningModule):
         bounds: Bounds | None = None,
         jvp: Callable[..., tuple[Tensor, Tensor]] = dual.jvp,
         optimizer: str = "adam",
+        last_time: float = samplers.LAST_TIME,
     ) -> None:
         super().__init__()
         self.backbone, self.phases, self.named = backbone, phases, dict(objectives)
@@ -66,7 +68,7 @@ class Stage(lightning.LightningModule):
         self.objectives = nn.ModuleDict({k.replace(".", "/"): o for k, o in self.named.items()})
         self.trained = {key for key, p in self.objectives.named_parameters() if p.requires_grad}
         self.schema, self.guidance, self.bounds, self.jvp = schema, guidance, bounds, jvp
-        self.optimizer, self.metrics = optimizer, {}
+        self.optimizer, self.last_time, self.metrics = optimizer, last_time, {}
         # In a list it is no submodule: neither trained, nor saved, nor wrapped.
         self.frozen = [network.eval().requires_grad_(False)] if network else []
         self.evaluated_by = tuple(m for o in self.named.values() for m in o.methods)
@@ -96,6 +98,10 @@ class Stage(lightning.LightningModule):
         t = distributed.shared(lambda n: times(n, x0.device), len(x0))
         noise = self.noise(x0)
         return self.path.interpolate(x0, noise, t), self.path.velocity(x0, noise, t), t
+
+    def times(self, steps: int) -> Tensor:
+        ends = samplers.ends(lora.whole(self.backbone), self.last_time, SIGMA_DATA)
+        return samplers.consistency_times(steps, SIGMA_DATA, ends)
 
     def dropped(self, condition: Condition, share: float) -> Condition:
         return drop_condition(self.schema, condition, share)

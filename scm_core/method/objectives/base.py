@@ -44,6 +44,9 @@ class Student(Protocol):
     def noised(self, x0: Tensor, P_mean: float, P_std: float) -> tuple[Tensor, Tensor, Tensor]:
         """`(x_t, velocity, t)`, with t (B,) from the log-normal proposal of these parameters."""
 
+    def times(self, steps: int) -> Tensor:
+        """The falling times at which so many steps of its sampler are, float64 (steps,)."""
+
     def dropped(self, condition: Condition, share: float) -> Condition:
         """The condition, with a random share of its rows null."""
 

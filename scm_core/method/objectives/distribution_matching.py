@@ -27,7 +27,7 @@ from scm_core.method.objectives.base import (
 )
 from scm_core.method.objectives.diffusion import diffusion_loss
 from scm_core.method.objectives.endpoint import clipped
-from scm_core.method.samplers import consistency, consistency_times
+from scm_core.method.samplers import consistency
 from scm_core.method.trigflow import expand_time
 from scm_core.method.weighting import LearnedWeight, per_sample
 
@@ -102,7 +102,7 @@ class DistributionMatching(Objective):
     def sample(self, student: Student, batch: Batch) -> Tensor:
         """Samples of the student, with the graph of one of its steps, any of them."""
         sigma_data, condition = student.sigma_data, batch.condition
-        times = consistency_times(random.choice(self.options.rollouts), sigma_data)
+        times = student.times(random.choice(self.options.rollouts))
         before = random.randrange(len(times))
         x = student.noise(batch.x)
         t = times[before].to(x.dtype) * x.new_ones(len(x))

@@ -38,10 +38,9 @@ class Adapter(nn.Module):
         self.source, self.prompt = source, fields.get("prompt")
         self.known = {"factor": factor, "scheduler": dict(scheduler)}
 
-    @property
-    def ends(self) -> tuple[float, float] | None:
-        """The times of a student's first and last step, where they are the network's own."""
-        return schedule.ends(self.path)
+    def ends(self, last: float) -> tuple[float, float] | None:
+        """The times of a student's first and last step, that one near `last`; None for any."""
+        return schedule.ends(self.path, last)
 
     def forward(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor] | None) -> Tensor:
         """F (B, C, *grid) at x of that shape and t (B,)."""
