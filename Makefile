@@ -10,7 +10,7 @@ RUN := runs/demo
 SOUND := runs/demo-audio
 CLIPS := runs/demo-video
 # A process of tests for each CPU, so one thread for each of them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 DOWNLOAD := apt-get -o APT::Sandbox::User=root download dataset-fashion-mnist
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 

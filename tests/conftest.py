@@ -15,6 +15,14 @@ MODULES = {"train": run, "sample": sample, "evaluate": evaluate, "provenance": p
 MODULES |= {"hub": hub, "pack": pack}
 
 
+LONG = ("project", "engine", "apps", "modalities")  # folders whose files take minutes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Start every test from the same random state."""

@@ -9,6 +9,7 @@ that emoji among all, and of that font.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -86,11 +87,21 @@ def varied(x: Tensor) -> Tensor:
     return seen + 0.06 * torch.randn(len(x), 3, 1, 1) + 0.04 * torch.randn_like(seen)
 
 
+def kept(file: Path, *of: bytes) -> bool:
+    """Whether a file is there that was made of these; notes beside it what it is to be made of."""
+    note, found = file.with_suffix(".sha256"), hashlib.sha256(b"".join(of)).hexdigest()
+    if file.exists() and note.exists() and note.read_text() == found:
+        return True
+    file.unlink(missing_ok=True)
+    note.write_text(found)
+    return False
+
+
 def classifier(real: Real, file: Path) -> Classifier:
     """Trained on the real emoji, varied; seeded, and kept in a file."""
     torch.manual_seed(0)
     network = Classifier(int(real.emoji.max()) + 1)
-    if file.exists():
+    if kept(file, real.pictures.numpy().tobytes(), json.dumps(real.prompts).encode()):
         network.load_state_dict(load_file(file))
         return network.eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
@@ -109,12 +120,13 @@ def classifier(real: Real, file: Path) -> Classifier:
 
 
 def drawn(folder: Path, prompts: list[str], out: Path, **options: float) -> Tensor:
-    """Pictures uint8 (seeds, N, 3, H, W) by diffusers alone, which are drawn once."""
-    if not out.exists():
-        listed = out.with_suffix(".json")
-        listed.write_text(json.dumps(prompts))
+    """Pictures uint8 (seeds, N, 3, H, W) by diffusers alone, drawn once by the same folder."""
+    listed = json.dumps(prompts)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not kept(out, f"{listed} {options}".encode(), *(path.read_bytes() for path in files)):
+        out.with_suffix(".json").write_text(listed)
         more = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        command = [sys.executable, HERE / "draw.py", folder, listed, out, *more]
+        command = [sys.executable, HERE / "draw.py", folder, out.with_suffix(".json"), out, *more]
         subprocess.run(command, check=True)
     return torch.from_numpy(np.load(out)).permute(0, 1, 4, 2, 3)
 

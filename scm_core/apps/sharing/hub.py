@@ -19,7 +19,7 @@ from scm_core.engine import storage
 from scm_core.engine.checkpoint import Checkpoint
 
 WEIGHTS = ("teacher.safetensors", "decoder.safetensors")  # beside it
-FIGURES = ("metrics.json", "quality_time.png")
+FIGURES = ("metrics.json", "quality_time.png", "trajectories.png")
 CARD = "README.md"
 UNEVALUATED = "It has not been evaluated."
 
