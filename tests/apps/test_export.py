@@ -36,20 +36,35 @@ def toy(tmp_path_factory):
     return path
 
 
-def test_a_written_graph_draws_what_the_command_draws(tmp_path):
-    """The same noise through a .pt2 of the shipped images, and through two-step sampling."""
+def compare(program, model):
+    """The same noise through a .pt2 and through two-step sampling."""
+    condition = sampling.cycled_condition(model.condition, 5)
+    first = sampling.seeded_noise(model.shape, 5, 3, model.sigma_data)
+    fresh = sampling.fresh_noise(3, 0)(first)
+    media = torch.export.load(program).module()(
+        torch.stack([first / model.sigma_data, fresh]), condition
+    )
+    draw = sampling.make_sampler(model)
+    drawn = sampling.sample_all(model, draw, condition, 5, seed=3, batch_size=5)
+    return media, drawn
+
+
+def test_a_written_graph_draws_what_the_command_draws(toy, tmp_path, capsys):
+    words = ["modality=toy_plugin:SPEC", f"checkpoint={toy}"]
+    export.main([*words, "format=torch", f"out={tmp_path / 'toy.pt2'}"])
+    assert float(re.search(r"relative\s+error\s+(\S+)", capsys.readouterr().out)[1]) < 1e-3
+    model = open_checkpoint(str(toy), "toy_plugin:SPEC", device="cpu")
+    media, drawn = compare(tmp_path / "toy.pt2", model)
+    torch.testing.assert_close(media, drawn, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow  # half a minute
+def test_so_does_that_of_the_shipped_images(tmp_path):
     done = command("modality=image", "format=torch", f"out={tmp_path / 'image.pt2'}")
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"relative error (\S+)", done.stdout)[1]) < 1e-3
     model = open_checkpoint(None, "image", device="cpu")
-    condition = sampling.cycled_condition(model.condition, 5)
-    first = sampling.seeded_noise(model.shape, 5, 3, model.sigma_data)
-    fresh = sampling.fresh_noise(3, 0)(first)
-    run = torch.export.load(tmp_path / "image.pt2").module()
-    media = run(torch.stack([first / model.sigma_data, fresh]), condition)
-    drawn = sampling.sample_all(
-        model, sampling.make_sampler(model), condition, 5, seed=3, batch_size=5
-    )
+    media, drawn = compare(tmp_path / "image.pt2", model)
     expected = model.codec.decode(drawn)
     assert media.dtype == torch.uint8 and media.shape == expected.shape
     assert (media.float() - expected.float()).abs().mean() < 1  # which may be bf16's

@@ -28,6 +28,7 @@ def run(monkeypatch, capsys, tmp_path):
     return run
 
 
+@pytest.mark.slow  # more than a minute, most of it an environment of its own
 def test_from_an_empty_folder_to_samples(run, tmp_path):
     """The commands that the scaffold prints, in an environment of their own, and its tests."""
     said = run("spectra")
