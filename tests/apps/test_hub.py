@@ -133,6 +133,8 @@ def test_what_cannot_be_shared_is_one_sentence(tmp_path, monkeypatch):
     teacher = SHIPPED / "teacher.safetensors"
     done = command("hub", f"checkpoint={teacher}", f"out={tmp_path}")
     assert done.returncode == 2 and "wants a student" in done.stderr
+    done = command("hub", "modality=image", f"out={tmp_path}", "student.last_time=0.5")
+    assert done.returncode == 2 and "kept by a student's training alone" in done.stderr
     done = command("sample", f"checkpoint={tmp_path}")
     assert done.returncode == 2 and "no checkpoint at" in done.stderr
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

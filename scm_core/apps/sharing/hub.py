@@ -39,6 +39,11 @@ class ShareConfig:
 def main(arguments: list[str]) -> None:
     """Write the folder, and upload it where that is asked for."""
     settings, decoder = settings_of(ShareConfig, arguments)
+    if "student.last_time" in decoder:
+        raise UserError(
+            "student.last_time is kept by a student's training alone: leave it out, and say beside "
+            "the model that commands are to be given it"
+        )
     if not settings.out:
         raise UserError("share it in which folder? give out=FOLDER")
     model = open_checkpoint(settings.checkpoint, settings.modality, decoder)
