@@ -25,7 +25,7 @@ from scm_core.contract.spec import Features, ModalitySpec, Scorer
 from scm_core.data.latents import fingerprint
 from scm_core.engine import checkpoint, config, foreign
 from scm_core.engine.checkpoint import Checkpoint
-from scm_core.engine.sharding import compiled
+from scm_core.engine.compilation import compiled
 from scm_core.evaluation import evaluator, plots, report
 from scm_core.evaluation.evaluator import Bench, Plan, Row
 from scm_core.evaluation.measuring import Partial, measure, probe
@@ -63,7 +63,7 @@ def evaluate(arguments: list[str], first: bool) -> None:
     preset = _preset(settings)
     student, teacher = _models(settings, decoder)
     for model in (student, teacher) if settings.compile else ():
-        compiled(model.backbone, ())
+        compiled(model.backbone)
     plan = evaluator.PLANS[preset]
     out = Path(settings.out) if settings.out else student.path.parent
     foreign.refuse(student.path, student.places, of_data)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scm_core.contract.fields import Condition
+from scm_core.engine.compilation import is_compiled
 from scm_core.method.samplers import Model
 
 KEPT = 8  # recordings, each of one shape; the one used longest ago makes room
@@ -25,9 +26,9 @@ WARMUP = 2  # evaluations before a recording, in which libraries choose their ke
 class Replayed:
     """A model like any other, `F = model(x, t, condition)`, replayed from a shape's second use on.
 
-    On a CPU, for gradients, and where `model` cannot be recorded since it waits for the device, it
-    is `model` itself. That evaluates `network`, whose weights have to stay where they are; those
-    that autocast casts at every evaluation are cast once and for all.
+    On a CPU, for gradients, of a compiled network, and where `model` cannot be recorded since it
+    waits for the device, it is `model` itself. That evaluates `network`, whose weights have to stay
+    where they are; those that autocast casts at every evaluation are cast once and for all.
     """
 
     def __init__(self, model: Model, network: nn.Module) -> None:
@@ -36,7 +37,8 @@ class Replayed:
         self.recordings: OrderedDict[Any, Recording] = OrderedDict()
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        if not x.is_cuda or torch.is_grad_enabled() or not self.possible or condition is None:
+        as_it_is = torch.is_grad_enabled() or condition is None or is_compiled(self.network)
+        if as_it_is or not x.is_cuda or not self.possible:
             return self.model(x, t, condition)
         given = {"x": x, "t": t, **condition}
         shape = tuple((key, value.shape, value.dtype) for key, value in given.items())

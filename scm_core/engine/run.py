@@ -34,6 +34,7 @@ from scm_core.engine.checkpointing import (
     WholeCheckpoints,
     resumable,
 )
+from scm_core.engine.compilation import compiled
 from scm_core.engine.feeding import Fed
 from scm_core.engine.monitoring import Logging, ProgressBar, Speed
 from scm_core.engine.phases import Phases
@@ -106,7 +107,7 @@ class Run:
             if options.recompute:
                 sharding.recompute(network, lora.context_fn(stage.backbone))
             if options.compile:
-                sharding.compiled(network, stage.evaluated_by)
+                compiled(network, stage.evaluated_by)
         try:
             resumed = resumable(guard.checkpoint, stage)
             trainer.fit(stage, datamodule=Fed(self.data), ckpt_path=resumed, weights_only=True)

@@ -1,4 +1,4 @@
-"""A network sharded over processes (FSDP2), activation checkpointing, and compilation."""
+"""A network sharded over processes (FSDP2), and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -52,18 +52,6 @@ def recompute(
         block.forward = partial(
             checkpoint, block.forward, use_reentrant=False, context_fn=context_fn
         )
-
-
-def compiled(network: nn.Module, methods: Iterable[str]) -> None:
-    """Compile what evaluates a network, in place: its call, or those `methods` of it.
-
-    Batches of another size are another graph, of fixed shapes, of which a stage has a few.
-    """
-    torch._dynamo.config.recompile_limit = 32
-    for name in methods:
-        setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
-    if not methods:
-        network.compile(dynamic=False)
 
 
 def local(x: Tensor) -> Tensor:

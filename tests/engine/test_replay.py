@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scm_core.engine import checkpoint, replay
+from scm_core.engine.compilation import compiled
 from scm_core.engine.replay import KEPT, Replayed, cast_once
 
 STUDENT = Path(__file__).parents[2] / "checkpoints" / "image" / "student.safetensors"
@@ -136,6 +137,17 @@ def test_gradients_and_no_condition_are_never_replayed(evaluate):
     with torch.enable_grad():
         assert [evaluate(4) for _ in range(3)] == ["evaluated"] * 3
     assert not made
+
+
+def test_a_compiled_network_is_neither_cast_nor_recorded(evaluate, monkeypatch):
+    network, untouched = nn.Linear(1, 1), []
+    compiled(network)
+    monkeypatch.setattr(replay, "cast_once", lambda network, _: untouched.append(network))
+    replayed = Replayed(lambda *_: "evaluated", network)
+    x = SimpleNamespace(is_cuda=True, shape=torch.Size([4, 1]), dtype=FP32)
+    for _ in range(3):
+        assert replayed(x, torch.zeros(4), {"label": torch.zeros(4)}) == "evaluated"
+    assert not made and not untouched
 
 
 def test_the_recording_used_longest_ago_makes_room(evaluate):
