@@ -5,30 +5,31 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
+import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 import scm_core
 from scm_core.apps.opening import of_model, open_checkpoint
 from scm_core.base import console
-from scm_core.base.arguments import nearest, parse, place, section
+from scm_core.base.arguments import Overrides, nearest, parse, place, section
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
-from scm_core.contract.spec import Features, ModalitySpec, Scorer
+from scm_core.contract.spec import DataModule, Features, ModalitySpec, Scorer
 from scm_core.data.latents import fingerprint
 from scm_core.engine import checkpoint, config, foreign
 from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.compilation import compiled
 from scm_core.evaluation import evaluator, plots, report
-from scm_core.evaluation.evaluator import Bench, Plan, Row
-from scm_core.evaluation.measuring import Partial, measure, probe
+from scm_core.evaluation.evaluator import Bench, Plan, Row, Setting
+from scm_core.evaluation.measuring import Drawn, Measured, Partial, measure, probe
 from scm_core.evaluation.ratios import judged, ratios
 
 
@@ -44,6 +45,7 @@ class EvaluateConfig:
     batch_size: int = 128
     seed: int = 0
     features: Any = None  # a text or several
+    guidance: Any = None  # a number or several, of a teacher
     compile: bool = False
     out: str | None = place()
 
@@ -60,49 +62,115 @@ def evaluate(arguments: list[str], first: bool) -> None:
     decoder = of_model(overrides)
     of_data = section(overrides, "data") | section(overrides, "limits")
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
-    preset = _preset(settings)
-    student, teacher = _models(settings, decoder)
-    for model in (student, teacher) if settings.compile else ():
+    preset, guidances = _preset(settings), _guidances(settings.guidance)
+    models = (_teacher if guidances else _models)(settings, decoder)
+    for model in models if settings.compile else ():
         compiled(model.backbone)
-    plan = evaluator.PLANS[preset]
-    out = Path(settings.out) if settings.out else student.path.parent
-    foreign.refuse(student.path, student.places, of_data)
-    full_config = config.merge(student.config, ("command line", of_data))
-    data = student.spec.data(full_config)
+    out = Path(settings.out) if settings.out else models[0].path.parent
+    data, full_config = _data(models[0], of_data)
+    bench = _bench(settings, models[0], data, full_config, preset)
+    about = _about(models, full_config, bench, evaluator.PLANS[preset])
+    about |= {"compiled": settings.compile, "identity": data.identity}
+    evaluation = Evaluation(bench, evaluator.PLANS[preset], data, out, about, first)
+    if guidances:
+        evaluation.by_guidance(*models, guidances)
+    else:
+        evaluation.of_pair(*models)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How models are measured, all that the figures depend on, and the folder they go to."""
+
+    bench: Bench
+    plan: Plan
+    data: DataModule
+    out: Path
+    about: Row
+    first: bool
+
+    def of_pair(self, student: Checkpoint, teacher: Checkpoint) -> None:
+        """A student beside its teacher: metrics.json and pictures."""
+        drawn = [
+            (setting, student if setting.model == "student" else teacher)
+            for setting in evaluator.settings(self.plan, student.config.student.guidance)
+        ]
+        measured, partial = self._measured("metrics", drawn)
+        picture = self.out / "nearest.png" if self.first else None
+        probed = probe(self.bench, measured, student, teacher, self.data, picture)
+        if not self.first:
+            return
+        rows, extractors = measured.rows, self._extractors
+        found = ratios(rows, extractors, list(measured.test.scores))
+        targets = judged(found, student.spec.targets)
+        figures = {"rows": rows, "ratios": found, "targets": targets, **probed}
+        written = self._write("metrics", figures)
+        points = report.points(rows, f"fd_{extractors[0]}")
+        pictures = [
+            plots.quality_time_plot(points, self.out / "quality_time.png"),
+            plots.trajectory_plot(probed["trajectories"], self.out / "trajectories.png"),
+            picture,
+        ]
+        partial.path.unlink(missing_ok=True)
+        report.show(rows, found, targets, probed)
+        console.console.print(", ".join(map(str, (written, *pictures))))
+
+    def by_guidance(self, teacher: Checkpoint, guidances: list[float]) -> None:
+        """A teacher under several guidances, of which its student is to have one."""
+        sampler = self.plan.unguided[0]
+        drawn = [(Setting("teacher", *sampler, guidance), teacher) for guidance in guidances]
+        measured, partial = self._measured("guidance", drawn)
+        if not self.first:
+            return
+        rows, extractors = measured.rows, self._extractors
+        written = self._write("guidance", {"rows": rows})
+        scores = list(measured.test.scores)
+        picture = plots.guidance_plot(rows, extractors, scores, self.out / "guidance.png")
+        partial.path.unlink(missing_ok=True)
+        report.show_rows(rows, extractors)
+        console.console.print(f"{written}, {picture}")
+
+    @property
+    def _extractors(self) -> list[str]:
+        return [features.name for features in self.bench.features]
+
+    def _measured(self, name: str, drawn: list[Drawn]) -> tuple[Measured, Partial]:
+        partial = Partial(self.out / f"{name}.partial.json", self.about, self.first)
+        return measure(self.bench, self.plan.reference, drawn, self.data, partial), partial
+
+    def _write(self, name: str, figures: Row) -> Path:
+        """Write what was found, with all that it depends on."""
+        path = self.out / f"{name}.json"
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_text(path, json.dumps({**self.about, "date": date, **figures}, indent=2) + "\n")
+        return path
+
+
+def _data(model: Checkpoint, of_data: Overrides) -> tuple[DataModule, DictConfig]:
+    """The real media that a model is compared with; UserError where it draws something else."""
+    foreign.refuse(model.path, model.places, of_data)
+    full_config = config.merge(model.config, ("command line", of_data))
+    data = model.spec.data(full_config)
     data.setup()
-    if tuple(data.shape) != student.data_shape:
-        raise UserError(f"the data are {tuple(data.shape)}, the student draws {student.data_shape}")
-    scorer = student.spec.scorer(full_config, data)
-    bench = Bench(
-        features=_features(settings.features, student.spec, full_config, scorer),
+    if tuple(data.shape) != model.data_shape:
+        drawn = f"the {model.stage} draws {model.data_shape}"
+        raise UserError(f"the data are {tuple(data.shape)}, {drawn}")
+    return data, full_config
+
+
+def _bench(
+    settings: DictConfig, model: Checkpoint, data: DataModule, full_config: DictConfig, preset: str
+) -> Bench:
+    spec, plan = model.spec, evaluator.PLANS[preset]
+    scorer = spec.scorer(full_config, data)
+    return Bench(
+        features=_features(settings.features, spec, full_config, scorer),
         scorer=scorer,
-        n=settings.n or student.spec.evaluation_samples.get(preset, plan.n),
+        n=settings.n or spec.evaluation_samples.get(preset, plan.n),
         seed=settings.seed,
         batch_size=settings.batch_size,
-        device=student.device,
+        device=model.device,
     )
-    about = _about(student, teacher, full_config, bench, plan)
-    about |= {"compiled": settings.compile, "identity": data.identity}
-    measured = measure(bench, plan, student, teacher, data, Partial(out, about, first))
-    picture = out / "nearest.png" if first else None
-    probed = probe(bench, measured, student, teacher, data, picture)
-    if not first:
-        return
-    extractors = [features.name for features in bench.features]
-    rows = measured.rows
-    found = ratios(rows, extractors, list(measured.test.scores))
-    targets = judged(found, student.spec.targets)
-    figures = {**about, "date": _date(), "rows": rows, "ratios": found, "targets": targets}
-    write_text(out / "metrics.json", json.dumps({**figures, **probed}, indent=2) + "\n")
-    points = report.points(rows, f"fd_{extractors[0]}")
-    pictures = [
-        plots.quality_time_plot(points, out / "quality_time.png"),
-        plots.trajectory_plot(probed["trajectories"], out / "trajectories.png"),
-        picture,
-    ]
-    (out / Partial.NAME).unlink(missing_ok=True)
-    report.show(rows, found, targets, probed)
-    console.console.print(", ".join(map(str, (out / "metrics.json", *pictures))))
 
 
 def _preset(settings: DictConfig) -> str:
@@ -145,11 +213,23 @@ def _imported(name: str) -> Features:
         raise UserError(f"features={name} cannot be used: {reason}") from error
 
 
+def _guidances(given: Any) -> list[float]:
+    """Those that were asked for, each once, none by default."""
+    given = given if isinstance(given, (list, ListConfig)) else [] if given is None else [given]
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one < math.inf:
+            raise UserError(f"guidance={one} is no number from 0 on: guidance=[1,1.5,2]")
+    return list(dict.fromkeys(map(float, given)))
+
+
 def _models(settings: DictConfig, decoder: Any) -> tuple[Checkpoint, Checkpoint]:
     """The student and its teacher; UserError when they are not a pair."""
     student = open_checkpoint(settings.checkpoint, settings.modality, decoder)
     if student.stage != "student":
-        raise UserError(f"{student.path} holds a {student.stage}; checkpoint= wants a student")
+        raise UserError(
+            f"{student.path} holds a {student.stage}; checkpoint= wants a student, or with "
+            "guidance=[1,1.5,2] a teacher"
+        )
     path = settings.teacher or student.path.with_name("teacher.safetensors")
     teacher = checkpoint.load(path, student.config.modality, student.device, decoder)
     if teacher.stage != "teacher" or teacher.shape != student.shape:
@@ -157,8 +237,17 @@ def _models(settings: DictConfig, decoder: Any) -> tuple[Checkpoint, Checkpoint]
     return student, teacher
 
 
+def _teacher(settings: DictConfig, decoder: Any) -> tuple[Checkpoint]:
+    """The teacher alone; UserError where the file holds none."""
+    teacher = open_checkpoint(settings.checkpoint, settings.modality, decoder)
+    if teacher.stage != "teacher" or settings.teacher:
+        held = f"{teacher.path} holds a {teacher.stage}"
+        raise UserError(f"{held}; guidance= wants a teacher in checkpoint= and none in teacher=")
+    return (teacher,)
+
+
 def _about(
-    student: Checkpoint, teacher: Checkpoint, full_config: DictConfig, bench: Bench, plan: Plan
+    models: tuple[Checkpoint, ...], full_config: DictConfig, bench: Bench, plan: Plan
 ) -> Row:
     """All that the figures depend on; rows of another description are not taken up again."""
     plain = config.plain(full_config)
@@ -168,12 +257,14 @@ def _about(
     decoder = {"decoder": plain["decoder"]} if "decoder" in plain else {}
     cuda = bench.device.type == "cuda"
     processor = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {platform.machine()}"
+    student = {
+        "guidance": models[0].config.student.guidance,
+        "last_time": models[0].ends[1],
+    }
     return {
-        "modality": student.config.modality,
-        "student": {"step": student.step, "sha256": student.sha256},
-        "teacher": {"step": teacher.step, "sha256": teacher.sha256},
-        "guidance": student.config.student.guidance,
-        "last_time": student.ends[1],
+        "modality": models[0].config.modality,
+        **{model.stage: {"step": model.step, "sha256": model.sha256} for model in models},
+        **(student if models[0].stage == "student" else {}),
         "data": data,
         **decoder,
         "n": bench.n,
@@ -194,7 +285,3 @@ def _extractor(features: Features) -> list[str]:
     parts = (features, *vars(features).values())
     weights = [fingerprint(part) for part in parts if isinstance(part, nn.Module)]
     return [f"{type(features).__module__}:{type(features).__qualname__}", *weights]
-
-
-def _date() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -19,29 +19,26 @@ from scm_core.base.files import write_text
 from scm_core.contract.fields import Condition
 from scm_core.contract.spec import DataModule
 from scm_core.engine.checkpoint import Checkpoint
-from scm_core.evaluation import evaluator, neighbours, trajectories
-from scm_core.evaluation.evaluator import Advance, Bench, Plan, Row, Samples
+from scm_core.evaluation import neighbours, trajectories
+from scm_core.evaluation.evaluator import Advance, Bench, Row, Samples, Setting
 
 REAL, DECODED = "real test set", "real test set, decoded"
 PROBED = 500  # samples that are followed one by one
+Drawn = tuple[Setting, Checkpoint]  # a row: how samples are drawn, and by which model
 
 
 def measure(
-    bench: Bench,
-    plan: Plan,
-    student: Checkpoint,
-    teacher: Checkpoint,
-    data: Any,
-    partial: Partial,
+    bench: Bench, reference_samples: int, drawn: list[Drawn], data: Any, partial: Partial
 ) -> Measured:
     """All rows, each kept in ``partial`` as soon as it is finished, and what they compare with.
 
-    The first row is the real test set, the second the same through a decoder that is not exact.
+    The first row is the real test set, the second the same through a decoder that is not exact,
+    then those that are ``drawn``.
     """
     seen = Seen(data)
     with _progress() as bar:
-        with bar("real training samples", plan.reference) as advance:
-            reference = bench.reference(seen, plan.reference, advance)
+        with bar("real training samples", reference_samples) as advance:
+            reference = bench.reference(seen, reference_samples, advance)
         with bar("real test samples", None) as advance:
             test = bench.test(seen, advance)
         partial.compared_with(seen.digest.hexdigest())
@@ -49,19 +46,21 @@ def measure(
         row = {"model": "real", "n": n}
         if REAL not in partial.rows:
             partial.add({"name": REAL, **row, **bench.quality(reference, test)})
-        if DECODED not in partial.rows and not student.codec.exact:
+        codec = drawn[0][1].codec
+        if DECODED not in partial.rows and not codec.exact:
             with bar(DECODED, n) as advance:
-                floor = bench.test(data, advance, through=student.codec)
+                floor = bench.test(data, advance, through=codec)
                 partial.add({"name": DECODED, **row, **bench.quality(reference, floor)})
-        for setting in evaluator.settings(plan, student.config.student.guidance):
+        for setting, model in drawn:
             if setting.name in partial.rows:
                 continue
-            model = student if setting.model == "student" else teacher
             with bar(setting.name, bench.n) as advance:
                 samples, cost = bench.draw(model, setting, test.condition, advance)
                 row = {"name": setting.name, **vars(setting), "n": bench.n, **cost}
                 partial.add({**row, **bench.quality(reference, samples)})
-    return Measured(list(partial.rows.values()), reference, test)
+    kept = {REAL, DECODED, *(setting.name for setting, _ in drawn)}
+    rows = [row for name, row in partial.rows.items() if name in kept]
+    return Measured(rows, reference, test)
 
 
 def probe(
@@ -120,14 +119,12 @@ class Seen:
 class Partial:
     """The rows finished so far, in a file that a repeated command resumes from."""
 
-    NAME = "metrics.partial.json"
-
-    def __init__(self, folder: Path, about: Row, writes: bool = True) -> None:
+    def __init__(self, path: Path, about: Row, writes: bool = True) -> None:
         """Take the rows that lie there, unless they are about something else.
 
         Of several processes only one writes, whose rows they all take.
         """
-        self.path, self.about, self.writes = folder / self.NAME, about, writes
+        self.path, self.about, self.writes = path, about, writes
         self.rows: dict[str, Row] = {}
         self.media = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -63,6 +63,28 @@ def trajectory_plot(followed: Mapping[str, Any], path: str | Path) -> Path:
     return write_file(path, lambda file: figure.savefig(file, format="png"))
 
 
+def guidance_plot(
+    rows: Sequence[Mapping[str, Any]], extractors: Sequence[str], scores: Sequence[str], path: Path
+) -> Path:
+    """Plot a teacher's distances and scores by its guidance into a PNG and return its path.
+
+    Rows are those of an evaluation. A distance is shown over its least one, a score over that of
+    the real test set, the first row.
+    """
+    figure, axes = _axes("guidance", "over the least; scores over real ones", "Teacher by guidance")
+    real, *drawn = rows
+    drawn = sorted((row for row in drawn if "guidance" in row), key=lambda row: row["guidance"])
+    of_unit = {f"fd_{name}": min(row[f"fd_{name}"] for row in drawn) for name in extractors}
+    of_unit |= {name: real[name] for name in scores if real[name]}
+    for (key, unit), colour in zip(of_unit.items(), COLOURS * len(of_unit), strict=False):
+        points = [(row["guidance"], row[key] / (unit or 1)) for row in drawn]
+        dashes = "--" if key in scores else "-"
+        label = key.replace("fd_", "FD, ").replace("_", " ")
+        axes.plot(*zip(*points, strict=True), f"o{dashes}", color=colour, label=label)
+    axes.legend(frameon=False)
+    return write_file(path, lambda file: figure.savefig(file, format="png"))
+
+
 def curves_plot(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     path: str | Path,

@@ -19,14 +19,23 @@ VISIBLE = 0.01  # share of the time from which decoding has a column of its own
 def show(rows: list[Row], found: Row, targets: list[Row], probed: Row) -> None:
     """Print the rows in each extractor, the ratios ``found`` beside their ``targets``, and what was
     ``probed`` (see `measuring.probe`)."""
-    wide = console.console if console.console.is_terminal else console.Console(width=WIDTH)
-    chooser, *others = found["by_extractor"]
-    wide.print(_rows_table(rows, chooser, found["by_extractor"]))
+    show_rows(rows, list(found["by_extractor"]))
+    _print(_ratios_table(found, targets))
+    _print(_extractors_table(found, targets))
+    _print(_probes_table(probed["trajectories"], probed["memorisation"]))
+
+
+def show_rows(rows: list[Row], extractors: list[str]) -> None:
+    """Print the rows in each extractor, of which the first is the chooser."""
+    chooser, *others = extractors
+    _print(_rows_table(rows, chooser, extractors))
     for name in others:
-        wide.print(_distances_table(rows, name))
-    wide.print(_ratios_table(found, targets))
-    wide.print(_extractors_table(found, targets))
-    wide.print(_probes_table(probed["trajectories"], probed["memorisation"]))
+        _print(_distances_table(rows, name))
+
+
+def _print(table: Table) -> None:
+    wide = console.console if console.console.is_terminal else console.Console(width=WIDTH)
+    wide.print(table)
 
 
 def points(rows: list[Row], distance: str) -> list[Row]:

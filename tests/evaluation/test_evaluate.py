@@ -377,6 +377,36 @@ def test_student_and_teacher_are_not_mistaken_for_each_other(student, tmp_path):
         run(student, f"teacher={student}")
 
 
+class Strayed(ToyBackbone):
+    """Exact without a condition, the further from it the more it is guided by one."""
+
+    def forward(self, x, t, condition):
+        return 0.3 * x * (condition["label"] < 2).view(-1, 1, 1)
+
+
+def test_a_teacher_is_measured_by_its_guidance(student, tmp_path, monkeypatch, capsys):
+    strayed = replace(SPEC, build_backbone=lambda config, shape, *_: Strayed(shape[-1]))
+    monkeypatch.setitem(globals(), "SPEC", strayed)
+    teacher = tmp_path / "teacher.safetensors"
+    named = ["modality=test_evaluate:SPEC", f"checkpoint={teacher}", "preset=smoke"]
+    evaluate.main([*named, "guidance=[2,0,1,2]"])
+    found = json.loads((tmp_path / "guidance.json").read_text())
+    real, *rows = found["rows"]
+    distances = {row["guidance"]: row["fd_toy"] for row in rows}
+    assert list(distances) == [2, 0, 1] and distances[0] < distances[1] < distances[2]
+    assert distances[0] == pytest.approx(real["fd_toy"], abs=0.05)
+    assert "student" not in found and found["teacher"]["step"] == 7
+    assert (tmp_path / "guidance.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "guidance.partial.json").exists()
+    assert "teacher, heun 16 steps, guidance 2" in capsys.readouterr().out
+    for words in (["guidance=[1,2]"], ["guidance=2", f"teacher={teacher}"]):
+        with pytest.raises(UserError, match="wants a teacher in checkpoint="):
+            run(student, *words)
+    for wrong in ("guidance=much", "guidance=-1", "guidance=[1,true]"):
+        with pytest.raises(UserError, match="no number from 0 on"):
+            run(student, wrong)
+
+
 def test_a_folder_that_cannot_be_written_to_is_found_at_once(student, tmp_path):
     (tmp_path / "file").write_text("")
     before = ToyFeatures.calls
