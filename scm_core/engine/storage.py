@@ -84,6 +84,16 @@ def rewrite(path: Path, target: Path, weights: dict[str, Tensor], ema: float) ->
     _write(target, {k: _half(v) for k, v in {**before, **weights}.items()}, described)
 
 
+def restate(path: Path, last_time: float) -> None:
+    """Have a student's file say another time at which its sampler looks last."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        weights = {key: file.get_tensor(key) for key in file.keys()}
+    config = json.loads(metadata["config"])
+    config["student"]["last_time"] = last_time
+    save_tensors(path, weights, {**metadata, "config": json.dumps(config)})
+
+
 def shrink(path: Path, target: Path) -> None:
     """Write a checkpoint with its matrices and kernels in 8 bits, about half as large.
 

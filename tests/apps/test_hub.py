@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from scm_core.apps.opening import find, open_checkpoint
@@ -65,6 +66,19 @@ def test_eight_bits_are_half_as_large_and_nearly_the_same(tmp_path):
     assert open_checkpoint(str(tmp_path), "image").stage == "student"
     done = command("hub", "modality=image", "bits=4", f"out={tmp_path}")
     assert done.returncode == 2 and "neither 8 nor 16" in done.stderr
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_last_time_that_was_chosen_later_goes_along(tmp_path, bits):
+    hub.main(["modality=image", f"bits={bits}", "student.last_time=0.5", f"out={tmp_path}"])
+    chosen = open_checkpoint(str(tmp_path), None, device="cpu")
+    assert chosen.ends[1] == 0.5 != open_checkpoint(None, "image", device="cpu").ends[1]
+    _, weights = storage.read(SHIPPED / hub.STUDENT)
+    if bits == 16:
+        _, same = storage.read(tmp_path / hub.STUDENT)
+        assert all(torch.equal(value, same[name]) for name, value in weights.items())
+    assert not (tmp_path / "metrics.json").exists()  # of another sampler
+    assert "It has not been evaluated." in (tmp_path / "README.md").read_text()
 
 
 def test_a_model_of_the_hub_is_found_by_its_name(shared, monkeypatch):
@@ -133,8 +147,8 @@ def test_what_cannot_be_shared_is_one_sentence(tmp_path, monkeypatch):
     teacher = SHIPPED / "teacher.safetensors"
     done = command("hub", f"checkpoint={teacher}", f"out={tmp_path}")
     assert done.returncode == 2 and "wants a student" in done.stderr
-    done = command("hub", "modality=image", f"out={tmp_path}", "student.last_time=0.5")
-    assert done.returncode == 2 and "kept by a student's training alone" in done.stderr
+    done = command("hub", "modality=image", f"out={tmp_path}", "student.last_time=2")
+    assert done.returncode == 2 and "student.last_time=2" in done.stderr
     done = command("sample", f"checkpoint={tmp_path}")
     assert done.returncode == 2 and "no checkpoint at" in done.stderr
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

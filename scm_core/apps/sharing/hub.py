@@ -39,11 +39,6 @@ class ShareConfig:
 def main(arguments: list[str]) -> None:
     """Write the folder, and upload it where that is asked for."""
     settings, decoder = settings_of(ShareConfig, arguments)
-    if "student.last_time" in decoder:
-        raise UserError(
-            "student.last_time is kept by a student's training alone: leave it out, and say beside "
-            "the model that commands are to be given it"
-        )
     if not settings.out:
         raise UserError("share it in which folder? give out=FOLDER")
     model = open_checkpoint(settings.checkpoint, settings.modality, decoder)
@@ -53,21 +48,26 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"bits={settings.bits} is neither 8 nor 16")
     place = f"{PREFIX}{settings.repository}" if settings.repository else settings.out
     folder = Path(settings.out)
-    described = card(model, settings.licence, place, evaluated=settings.bits == 16)
-    files = save(model.path, folder, settings.bits, described)
+    chosen = model.config.student.last_time if "student.last_time" in decoder else None
+    same = settings.bits == 16 and chosen is None
+    described = card(model, settings.licence, place, evaluated=same)
+    files = save(model.path, folder, settings.bits, described, chosen)
     console.console.print(f"{folder}: {', '.join(files)}")
     if settings.repository:
         console.console.print(upload(folder, files, settings.repository))
 
 
-def save(student: Path, folder: Path, bits: int, described: str) -> list[str]:
-    """Write a student, its teacher and decoder, its card, and, of the same weights alone, its
+def save(
+    student: Path, folder: Path, bits: int, described: str, last_time: float | None = None
+) -> list[str]:
+    """Write a student, its teacher and decoder, its card, and, of an unchanged student, its
     figures; the names of these files.
 
-    UserError when the disk refuses, for weights that are NaN or Inf, and for a folder with files of
-    another model.
+    The student is told a `last_time` that was chosen after its training. UserError when the disk
+    refuses, for weights that are NaN or Inf, and for a folder with files of another model.
     """
-    found = {name: _beside(student, name) for name in (*WEIGHTS, *(FIGURES if bits == 16 else ()))}
+    figures = FIGURES if bits == 16 and last_time is None else ()
+    found = {name: _beside(student, name) for name in (*WEIGHTS, *figures)}
     sources = {STUDENT: student, **{name: path for name, path in found.items() if path}}
     if folder.resolve() == student.resolve().parent:
         raise UserError(f"out={folder} is where the model itself lies: choose another folder")
@@ -78,6 +78,8 @@ def save(student: Path, folder: Path, bits: int, described: str) -> list[str]:
     for name, path in sources.items():
         write = storage.shrink if bits == 8 else copy
         write(path, folder / name)
+    if last_time is not None:
+        storage.restate(folder / STUDENT, last_time)
     write_text(folder / CARD, described)
     return [*sources, CARD]
 
