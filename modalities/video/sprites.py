@@ -88,11 +88,12 @@ class Sprites(Split):
         path = self.start[chosen, None] + self.velocity[chosen, None] * time[:, None]
         place = self.room - (path % (2 * self.room) - self.room).abs()  # off the edges, (B, T, 2)
         garments = self._moved(self.garments[self.chosen[chosen]], place)
-        opaque = (4 * garments).clamp(max=1)
-        painted = garments * self.tint[chosen, :, None, None, None]
         behind = self._background(chosen)[:, :, None]
-        frames = behind + opaque * (painted - behind)
-        return (frames * 255).round().to(torch.uint8)
+        frames = garments * self.tint[chosen, :, None, None, None]
+        opaque = garments.mul_(4).clamp_(max=1)
+        # In place: to fill fresh memory would take most of the time.
+        frames.sub_(behind).mul_(opaque).add_(behind)
+        return frames.mul_(255).round_().to(torch.uint8)
 
     def _moved(self, garments: Tensor, place: Tensor) -> Tensor:
         """Garments (B, 1, S, S) at places (B, T, 2) in pixels: (B, 1, T, H, W), 0 elsewhere."""
