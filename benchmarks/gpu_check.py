@@ -3,11 +3,11 @@
     python benchmarks/gpu_check.py [--data FOLDER] [--out gpu_check.json]
 
 PASS or FAIL of: each modality by its preset `gpu` (teacher, 500 steps of the consistency loss,
-samples), a resumed run, FSDP2 with one process, exact tangents, what a student step costs beside a
-diffusion step, and two steps of 1.5 billion parameters. Commands and compilers work side by side;
-whatever is timed has the GPU to itself. Nothing is downloaded: Fashion-MNIST, or a
-part of it in FOLDER, and the extra `audio` have to be there. Without a GPU all of it runs small, to
-show that it runs.
+samples), a training that is compiled, a resumed run, FSDP2 with one process, exact tangents, what a
+student step costs beside a diffusion step, and two steps of 1.5 billion parameters. Commands and
+compilers work side by side; whatever is timed has the GPU to itself. Nothing is downloaded:
+Fashion-MNIST, or a part of it in FOLDER, and the extra `audio` have to be there. Without a GPU all
+of it runs small, to show that it runs.
 """
 
 from __future__ import annotations
@@ -67,6 +67,22 @@ def modality(name: str, folder: Path, data: list[str]) -> Iterator[Result]:
         f"|g| {watched[-1] if watched else '-'}",
         not watched or float(watched[-1]) < 5,
     )
+
+
+def compiled(folder: Path, data: list[str]) -> Iterator[Result]:
+    """A teacher and a student with `trainer.compile`, which compiles the student's teacher too."""
+    printed = output(
+        command(
+            "train",
+            *("modality=image", f"preset={'gpu' if CUDA else 'smoke'}", "backbone.size=tiny"),
+            *(f"trainer.compile={str(CUDA).lower()}", "trainer.log_every=2", "data.workers=2"),
+            *(f"out={folder / 'compiled'}", f"teacher.max_steps={STEPS}", *data),
+            f"student.phases=[{{endpoint: 1, steps: {STEPS}}}, {{consistency: 1, steps: {STEPS}}}]",
+        )
+    )
+    watched = re.findall(r"\|g\| ([\d.naif]+)", printed)
+    ok = float(watched[-1]) < 5 if watched else not CUDA  # small, there are too few steps
+    yield Result("images, every stage compiled", f"|g| {watched[-1] if watched else '-'}", ok)
 
 
 def resumed(folder: Path, data: list[str]) -> Iterator[Result]:
@@ -163,6 +179,7 @@ def main() -> None:
         place = Path(folder)
         checks: dict[str, Callable[[], Iterator[Any]]] = {
             **{name: partial(modality, name, place, data) for name in ("image", "audio", "video")},
+            "images, every stage compiled": partial(compiled, place, data),
             "resumed after kill -9": partial(resumed, place, data),
             "FSDP2, one process": partial(sharded, place, data),
         }
