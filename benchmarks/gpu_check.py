@@ -48,6 +48,12 @@ def output(words: list[str]) -> str:
     return done.stdout
 
 
+def tangent_size(printed: str) -> float | None:
+    """The last |g| that a training printed; None where it had too few steps."""
+    watched = re.findall(r"\|g\| ([\d.naif]+)", printed)
+    return float(watched[-1]) if watched else None
+
+
 def modality(name: str, folder: Path, data: list[str]) -> Iterator[Result]:
     """Every stage from the preset `gpu`, eager and in smaller batches, then samples."""
     preset = [f"modality={name}", f"preset={'gpu' if CUDA else 'smoke'}", f"out={folder / name}"]
@@ -59,13 +65,13 @@ def modality(name: str, folder: Path, data: list[str]) -> Iterator[Result]:
     loss = [f"student.phases=[{{consistency: 1, steps: {STUDENT_STEPS}}}]"]
     ramp = [f"student.options.consistency.tangent_warmup={STUDENT_STEPS // 5}"]
     printed = output(command("train", *preset, *few, *short, *loss, *ramp, "trainer.log_every=2"))
-    watched = re.findall(r"\|g\| ([\d.naif]+)", printed)
+    size = tangent_size(printed)
     student = folder / name / "student.safetensors"
     output(command("sample", f"checkpoint={student}", "n=4", f"out={folder / name / 'drawn'}"))
     yield Result(
         f"{name}, preset gpu: {STEPS} steps of a teacher, {STUDENT_STEPS} of a student, samples",
-        f"|g| {watched[-1] if watched else '-'}",
-        not watched or float(watched[-1]) < 5,
+        f"|g| {size}",
+        size is None or size < 5,
     )
 
 
@@ -80,9 +86,9 @@ def compiled(folder: Path, data: list[str]) -> Iterator[Result]:
             f"student.phases=[{{endpoint: 1, steps: {STEPS}}}, {{consistency: 1, steps: {STEPS}}}]",
         )
     )
-    watched = re.findall(r"\|g\| ([\d.naif]+)", printed)
-    ok = float(watched[-1]) < 5 if watched else not CUDA  # small, there are too few steps
-    yield Result("images, every stage compiled", f"|g| {watched[-1] if watched else '-'}", ok)
+    size = tangent_size(printed)
+    ok = not CUDA if size is None else size < 5  # small, there are too few steps
+    yield Result("images, every stage compiled", f"|g| {size}", ok)
 
 
 def resumed(folder: Path, data: list[str]) -> Iterator[Result]:
