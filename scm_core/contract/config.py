@@ -86,9 +86,11 @@ class StudentConfig:
     where they differ from those here. `max_steps` ends the last phase elsewhere than its steps say.
     `optimizer` is `adam` or `radam`. `options` are the objectives' own, by their names; `tangent`
     is how dF/dt is found, exactly (`dual`) or by a `difference`; `lora` trains adapters alone.
-    `last_time` is where its sampler looks last, of two and more steps."""
+    `last_time` is where its sampler looks last, of two and more steps. `init_from` is another
+    student, by whose weights this one begins in the place of the teacher's."""
 
     method: str = "distill"
+    init_from: str | None = place()
     phases: list[dict[str, Any]] = field(
         default_factory=lambda: [{"consistency": 1.0, "steps": 100_000}]
     )

@@ -17,6 +17,7 @@ from scm_core.base import distributed
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract import objectives
+from scm_core.engine import storage
 from scm_core.engine.config import check_last_time
 from scm_core.engine.stages.stage import OPTIMIZERS, TANGENTS
 from scm_core.method.ema import power_exponent
@@ -74,6 +75,7 @@ def check(settings: DictConfig) -> None:
     if issubclass(OmegaConf.get_type(backbone) or object, backbones.BackboneConfig):
         backbones.check(backbone)
     _check_student(settings.student)
+    _check_init(settings)
     check_last_time(settings.student)
     lora.check(settings.student.lora.rank, settings.student.lora.alpha)
     if settings.student.lora.rank and settings.trainer.compile and settings.trainer.recompute:
@@ -93,6 +95,27 @@ def _check_student(student: DictConfig) -> None:
             "distribution_matching follow: give student.guidance=1 and "
             "student.phases=[{consistency: 1, steps: 1000}] or the like"
         )
+
+
+def _check_init(settings: DictConfig) -> None:
+    """UserError for weights that a student cannot begin with."""
+    given = settings.student.init_from
+    if given is None:
+        return
+    if settings.get("pretrained") or settings.student.lora.rank:
+        raise UserError(
+            "student.init_from goes with a teacher that was trained here and all of its weights: "
+            "without pretrained= and student.lora.rank"
+        )
+    if not Path(given).is_file():
+        raise UserError(f"student.init_from={given} is no file: name an exported student")
+    if Path(given).resolve() == (Path(settings.out) / "student.safetensors").resolve():
+        raise UserError(
+            f"student.init_from={given} is what this run would write: choose another out=, with "
+            "the teacher.safetensors of that student in it"
+        )
+    if (name := storage.read(Path(given))[0]["modality"]) != settings.modality:
+        raise UserError(f"student.init_from={given} is a model of {name}")
 
 
 def check_room(out: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scm_core.base import console
 from scm_core.base.claim import agreed
 from scm_core.base.errors import UserError
-from scm_core.base.files import Lock, write_text
+from scm_core.base.files import Lock, fingerprint, write_text
 from scm_core.contract import objectives
 from scm_core.contract.fields import Schema, schema_to_dict, with_examples
 from scm_core.contract.spec import Autoencoder, Codec, DataModule, ModalitySpec
@@ -119,6 +119,8 @@ class Run:
         if trainer.is_global_zero:
             autoencoder = None if self.pretrained or name == "decoder" else self.autoencoder
             about = {"stage": name, "step": trainer.global_step, "autoencoder": autoencoder}
+            if name == "student" and settings.init_from:
+                about["init_from"] = fingerprint(self._initial(Path(settings.init_from)))
             self._export(exported, average, adapter=lora.described(stage.backbone), **about)
             if name == "student" and settings.lora.rank and settings.lora.merge:
                 storage.merge(exported, self._whole(exported) if self.teacher else None)
@@ -200,7 +202,20 @@ class Run:
             network.load_state_dict(backbone.state_dict())
         if self.teacher:
             pretrained.slow_time(backbone, self.data, begins)
+        if begins and self.settings.student.init_from:
+            path = Path(self.settings.student.init_from)
+            checkpoint.load_weights(backbone, self._initial(path), path)
+            console.console.print(f"student: begins with the weights of {path}")
         return network, backbone
+
+    def _initial(self, path: Path) -> dict[str, Tensor]:
+        """The weights that a student begins with; UserError where its samples are others."""
+        described, weights = storage.read_whole(path)
+        both = described["statistics"], self.statistics
+        theirs, ours = (about.get("latents", {}).get("autoencoder") for about in both)
+        if theirs != ours:
+            raise UserError(f"student.init_from={path} makes latents of another decoder")
+        return storage.split(weights)[0]
 
     def _with_adapter(
         self, backbone: nn.Module, begins: bool
@@ -290,7 +305,8 @@ class Run:
         if not saved.exists():
             return
         before = config.read_yaml(saved)
-        for key in ("modality", "backbone"):
+        begun = (self.folder / "student" / LAST).exists()
+        for key in ("modality", "backbone", *(["student.init_from"] if begun else [])):
             if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
                 raise UserError(
                     f"{self.folder} holds a run with another {key}: choose another out="

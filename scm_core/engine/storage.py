@@ -47,18 +47,22 @@ def export(
     autoencoder: nn.Module | None = None,
     source: str | None = None,
     adapter: dict[str, Any] | None = None,
+    init_from: str | None = None,
 ) -> None:
     """Write EMA weights with all that sampling needs, atomically.
 
     The `autoencoder` is one that was trained here: where it came from elsewhere, it stays there.
     Weights that a pretrained model has may be left out: `source` is its hash. Those of an `adapter`
     (see `scm_core.networks.lora.described`) need its teacher's, and with it its autoencoder's.
+    `init_from` is the fingerprint of the weights that it began with, of another student.
     UserError on a full disk, and for weights that are NaN or Inf.
     """
     of_autoencoder = autoencoder.state_dict() if autoencoder and not adapter else {}
     weights = {**weights, **{AUTOENCODER + key: value for key, value in of_autoencoder.items()}}
     if strange := no_numbers(weights):
         raise UserError(f"{path} is not written: training has diverged, {strange} is NaN or Inf")
+    stated = {k: v for k, v in configuration.plain(config).items() if k not in OF_THE_RUN}
+    stated["student"].pop("init_from", None)  # it names a place: its fingerprint is stated
     described = {
         "format": FORMAT,
         "modality": config.modality,
@@ -68,9 +72,10 @@ def export(
         "shape": list(shape),
         "condition": schema_to_dict(condition),
         "statistics": statistics,
-        "config": {k: v for k, v in configuration.plain(config).items() if k not in OF_THE_RUN},
+        "config": stated,
         **({"source": source} if source else {}),
         **({"lora": adapter} if adapter else {}),
+        **({"init_from": init_from} if init_from else {}),
     }
     _write(path, {k: _half(v) for k, v in weights.items()}, described)
 

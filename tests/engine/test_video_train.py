@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from scm_core.engine import checkpoint
 from scm_core.engine.sampling import cycled_condition, make_sampler, sample_all
@@ -113,6 +114,21 @@ def test_latents_of_another_decoder_are_refused(trained, fashion_root, tmp_path)
     done = command("train", *words, "stage=teacher", "teacher.max_steps=6")
     assert done.returncode == 2
     assert "on the latents of another decoder" in done.stderr
+
+
+def test_a_student_begins_with_latents_of_its_own_decoder(trained, fashion_root, tmp_path):
+    copy, other = tmp_path / "copy", tmp_path / "other.safetensors"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("student*"))
+    with safe_open(trained / "student.safetensors", "pt") as file:
+        weights, described = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()
+    statistics = json.loads(described["statistics"])
+    statistics["latents"]["autoencoder"] = "0" * 8
+    save_file(weights, other, {**described, "statistics": json.dumps(statistics)})
+    words = [*SMOKE, f"data.root={fashion_root}", f"out={copy}", "stage=student"]
+    done = command("train", *words, f"student.init_from={other}")
+    assert done.returncode == 2 and "latents of another decoder" in done.stderr
+    done = command("train", *words, f"student.init_from={trained}/student.safetensors")
+    assert done.returncode == 0, done.stderr
 
 
 def test_images_have_no_such_stage(tmp_path, fashion_root):
