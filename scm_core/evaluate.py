@@ -8,8 +8,8 @@ Keys (key=value):
   seed=0             the same seed draws the same samples
   features=MODULE:CLASS   another feature extractor than the plugin's, or [SEVERAL,OF,THEM], of
                      which the first is the chooser and the others only report
-  guidance=[1,1.5,2] instead of a pair, a teacher (checkpoint=) under each: what its student is to
-                     be given as student.guidance is known before it is trained
+  guidance=[1,1.5,2] the teacher under each of these too; with a teacher as checkpoint= it alone:
+                     what its student is to be given as student.guidance is known in advance
   compile=true       compile the networks: worth it for thousands of samples
   out=FOLDER         for metrics.json and pictures; default: where the student lies
   data.root= ... decoder.vocoder= ... limits.seconds= ...   keys that differ from the training's

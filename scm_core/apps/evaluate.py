@@ -63,7 +63,7 @@ def evaluate(arguments: list[str], first: bool) -> None:
     of_data = section(overrides, "data") | section(overrides, "limits")
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
     preset, guidances = _preset(settings), _guidances(settings.guidance)
-    models = (_teacher if guidances else _models)(settings, decoder)
+    models = _models(settings, decoder, alone=bool(guidances))
     for model in models if settings.compile else ():
         compiled(model.backbone)
     out = Path(settings.out) if settings.out else models[0].path.parent
@@ -72,10 +72,8 @@ def evaluate(arguments: list[str], first: bool) -> None:
     about = _about(models, full_config, bench, evaluator.PLANS[preset])
     about |= {"compiled": settings.compile, "identity": data.identity}
     evaluation = Evaluation(bench, evaluator.PLANS[preset], data, out, about, first)
-    if guidances:
-        evaluation.by_guidance(*models, guidances)
-    else:
-        evaluation.of_pair(*models)
+    measured = evaluation.of_pair if len(models) == 2 else evaluation.by_guidance
+    measured(*models, guidances)
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,10 @@ class Evaluation:
     about: Row
     first: bool
 
-    def of_pair(self, student: Checkpoint, teacher: Checkpoint) -> None:
-        """A student beside its teacher: metrics.json and pictures."""
-        drawn = [
-            (setting, student if setting.model == "student" else teacher)
-            for setting in evaluator.settings(self.plan, student.config.student.guidance)
-        ]
+    def of_pair(self, student: Checkpoint, teacher: Checkpoint, guidances: list[float]) -> None:
+        """A student beside its teacher, under other guidances too: metrics.json and pictures."""
+        settings = evaluator.settings(self.plan, student.config.student.guidance, guidances)
+        drawn = [(one, student if one.model == "student" else teacher) for one in settings]
         measured, partial = self._measured("metrics", drawn)
         picture = self.out / "nearest.png" if self.first else None
         probed = probe(self.bench, measured, student, teacher, self.data, picture)
@@ -117,7 +113,7 @@ class Evaluation:
 
     def by_guidance(self, teacher: Checkpoint, guidances: list[float]) -> None:
         """A teacher under several guidances, of which its student is to have one."""
-        sampler = self.plan.unguided[0]
+        sampler = self.plan.cheap[0]
         drawn = [(Setting("teacher", *sampler, guidance), teacher) for guidance in guidances]
         measured, partial = self._measured("guidance", drawn)
         if not self.first:
@@ -222,28 +218,21 @@ def _guidances(given: Any) -> list[float]:
     return list(dict.fromkeys(map(float, given)))
 
 
-def _models(settings: DictConfig, decoder: Any) -> tuple[Checkpoint, Checkpoint]:
-    """The student and its teacher; UserError when they are not a pair."""
+def _models(settings: DictConfig, decoder: Any, alone: bool) -> tuple[Checkpoint, ...]:
+    """The student and its teacher, or where it may be `alone` a teacher; UserError for all else."""
     student = open_checkpoint(settings.checkpoint, settings.modality, decoder)
+    if student.stage == "teacher" and alone and not settings.teacher:
+        return (student,)
     if student.stage != "student":
         raise UserError(
             f"{student.path} holds a {student.stage}; checkpoint= wants a student, or with "
-            "guidance=[1,1.5,2] a teacher"
+            "guidance=[1,1.5,2] and no teacher= a teacher"
         )
     path = settings.teacher or student.path.with_name("teacher.safetensors")
     teacher = checkpoint.load(path, student.config.modality, student.device, decoder)
     if teacher.stage != "teacher" or teacher.shape != student.shape:
         raise UserError(f"{path} holds no teacher of samples {student.shape}; name it by teacher=")
     return student, teacher
-
-
-def _teacher(settings: DictConfig, decoder: Any) -> tuple[Checkpoint]:
-    """The teacher alone; UserError where the file holds none."""
-    teacher = open_checkpoint(settings.checkpoint, settings.modality, decoder)
-    if teacher.stage != "teacher" or settings.teacher:
-        held = f"{teacher.path} holds a {teacher.stage}"
-        raise UserError(f"{held}; guidance= wants a teacher in checkpoint= and none in teacher=")
-    return (teacher,)
 
 
 def _about(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,13 @@ class Plan:
     """How large an evaluation is: ``n`` samples a row, against ``reference`` training samples.
 
     ``teacher_samplers`` are used with the student's guidance, the first one being the reference;
-    those ``unguided`` also without, where there is guidance. Each of ``student_steps`` is one row.
+    those that are ``cheap`` also without any and with others. Each of ``student_steps`` is one row.
     """
 
     n: int
     reference: int
     teacher_samplers: Samplers
-    unguided: Samplers = ()
+    cheap: Samplers = ()
     student_steps: tuple[int, ...] = (1, 2, 4, 8)
 
 
@@ -69,13 +69,15 @@ class Setting:
         return f"teacher, {self.sampler} {self.steps} steps, guidance {self.guidance:g}"
 
 
-def settings(plan: Plan, guidance: float) -> list[Setting]:
-    """Every way to draw samples that has a row: the student's, then the teacher's."""
+def settings(plan: Plan, guidance: float, others: Iterable[float] = ()) -> list[Setting]:
+    """Every way to draw samples that has a row: the student's, then the teacher's.
+
+    The teacher has the student's `guidance`, then none, then each of the `others`.
+    """
     rows = [Setting("student", "consistency", steps) for steps in plan.student_steps]
     rows += [Setting("teacher", *sampler, guidance) for sampler in plan.teacher_samplers]
-    if guidance != 1:
-        rows += [Setting("teacher", *sampler) for sampler in plan.unguided]
-    return rows
+    rows += [Setting("teacher", *way, one) for one in (1.0, *others) for way in plan.cheap]
+    return list(dict.fromkeys(rows))
 
 
 @dataclass(frozen=True)

@@ -399,9 +399,12 @@ def test_a_teacher_is_measured_by_its_guidance(student, tmp_path, monkeypatch, c
     assert (tmp_path / "guidance.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "guidance.partial.json").exists()
     assert "teacher, heun 16 steps, guidance 2" in capsys.readouterr().out
-    for words in (["guidance=[1,2]"], ["guidance=2", f"teacher={teacher}"]):
-        with pytest.raises(UserError, match="wants a teacher in checkpoint="):
-            run(student, *words)
+    with pytest.raises(UserError, match="holds a teacher; checkpoint= wants a student"):
+        evaluate.main([*named, "guidance=2", f"teacher={teacher}"])
+    pair = run(student, "guidance=[0,1.5,1]")  # 1.5 is the student's own, and without is a row
+    added = {row["name"] for row in pair["rows"] if row.get("steps") == 16}
+    assert added == {f"teacher, heun 16 steps, guidance {one}" for one in (0, 1, "1.5")}
+    assert pair["ratios"]["best_teacher"] == "teacher, heun 16 steps, guidance 0"
     for wrong in ("guidance=much", "guidance=-1", "guidance=[1,true]"):
         with pytest.raises(UserError, match="no number from 0 on"):
             run(student, wrong)
