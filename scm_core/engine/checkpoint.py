@@ -224,14 +224,14 @@ def _network(build: Callable[[], nn.Module], weights: dict[str, Tensor], source:
     # Some networks read numbers while they are built, which "meta" has not: the real one decides.
     bounded = foreign.Bounded(weights, source)
     with bounded, contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"):
-        _check(build(), weights, source)
+        check_weights(build(), weights, source)
     with foreign.Bounded(weights, source):
         network = build()
     load_weights(network, weights, source)
     return network
 
 
-def _check(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+def check_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
     """UserError for the first of these weights that does not fit the network."""
     expected = network.state_dict()
     wrong = [k for k in expected if k not in weights or weights[k].shape != expected[k].shape]
@@ -242,5 +242,5 @@ def _check(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None
 
 def load_weights(backbone: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
     """Strictly load weights into a backbone; UserError names the first that does not fit."""
-    _check(backbone, weights, source)
+    check_weights(backbone, weights, source)
     backbone.load_state_dict(weights)

@@ -19,6 +19,7 @@ from scm_core.base.errors import UserError, first_line
 from scm_core.contract import objectives
 from scm_core.engine import storage
 from scm_core.engine.config import check_last_time
+from scm_core.engine.directory import student_begun
 from scm_core.engine.stages.stage import OPTIMIZERS, TANGENTS
 from scm_core.method.ema import power_exponent
 from scm_core.networks import backbones, lora
@@ -99,8 +100,8 @@ def _check_student(student: DictConfig) -> None:
 
 def _check_init(settings: DictConfig) -> None:
     """UserError for weights that a student cannot begin with."""
-    given = settings.student.init_from
-    if given is None:
+    given, out = settings.student.init_from, Path(settings.out)
+    if given is None or student_begun(out):  # which has its weights by now
         return
     if settings.get("pretrained") or settings.student.lora.rank:
         raise UserError(
@@ -109,13 +110,15 @@ def _check_init(settings: DictConfig) -> None:
         )
     if not Path(given).is_file():
         raise UserError(f"student.init_from={given} is no file: name an exported student")
-    if Path(given).resolve() == (Path(settings.out) / "student.safetensors").resolve():
+    if Path(given).resolve() == (out / "student.safetensors").resolve():
         raise UserError(
             f"student.init_from={given} is what this run would write: choose another out=, with "
             "the teacher.safetensors of that student in it"
         )
-    if (name := storage.read(Path(given))[0]["modality"]) != settings.modality:
-        raise UserError(f"student.init_from={given} is a model of {name}")
+    described = storage.read(Path(given))[0]
+    found = described["stage"], described["modality"]
+    if found != ("student", settings.modality):
+        raise UserError(f"student.init_from={given} is a {found[0]} of {found[1]}")
 
 
 def check_room(out: Path) -> None:

@@ -25,7 +25,7 @@ from scm_core.contract.spec import Autoencoder, Codec, DataModule, ModalitySpec
 from scm_core.data.batches import spread
 from scm_core.data.latents import LatentCodec, Latents, latent_shape
 from scm_core.dual import DualError
-from scm_core.engine import checkpoint, config, pretrained, sampling, sharding, storage
+from scm_core.engine import checkpoint, config, directory, pretrained, sampling, sharding, storage
 from scm_core.engine.callbacks import Averaging, Interrupt, Seeding
 from scm_core.engine.checkpointing import (
     LAST,
@@ -67,7 +67,7 @@ class Run:
         self.folder, self.lock = lock.folder, lock
         if self.folder.exists():  # a new one is not made before all is known to fit
             self._hold()
-        self._check_folder()
+        directory.check(self.folder, settings)
         self.seed = sampling.fold(settings.seed)
         seed_everything(self.seed, verbose=False)
         self.data: DataModule = spec.data(settings)
@@ -93,8 +93,7 @@ class Run:
         if steps is None:
             steps = sum(phase.steps for phase in objectives.phases(settings))
         exported = self.folder / f"{name}.safetensors"
-        if exported.exists() and storage.read(exported)[0]["step"] >= steps:
-            console.console.print(f"{name}: done, {exported}")
+        if self._is_done(name, exported, steps):
             return
         if self.autoencoder and name != "decoder" and not isinstance(self.data, Latents):
             self._use_latents()
@@ -120,13 +119,30 @@ class Run:
             autoencoder = None if self.pretrained or name == "decoder" else self.autoencoder
             about = {"stage": name, "step": trainer.global_step, "autoencoder": autoencoder}
             if name == "student" and settings.init_from:
-                about["init_from"] = fingerprint(self._initial(Path(settings.init_from)))
+                about["init_from"] = (self.folder / directory.INIT).read_text()
             self._export(exported, average, adapter=lora.described(stage.backbone), **about)
-            if name == "student" and settings.lora.rank and settings.lora.merge:
-                storage.merge(exported, self._whole(exported) if self.teacher else None)
+            self._merge(exported)
             guard.forget_previous()
             console.console.print(f"{name}: {trainer.global_step} steps, weights in {exported}")
         trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
+
+    def _is_done(self, name: str, exported: Path, steps: int) -> bool:
+        """Whether a stage has nothing more to train, or may not, and say so."""
+        if not exported.exists():
+            return False
+        left = steps - storage.read(exported)[0]["step"]
+        needed = directory.needed(self.folder, name, self.settings) if left > 0 else None
+        if left > 0 and not needed:
+            return False
+        self._merge(exported)
+        console.console.print(f"{name}: done, {exported}{f', as {needed}' if needed else ''}")
+        return True
+
+    @rank_zero_only
+    def _merge(self, exported: Path) -> None:
+        """Give a LoRA student whole weights, where they are wanted and not there yet."""
+        if self.settings.student.lora.merge and "lora" in storage.read(exported)[0]:
+            storage.merge(exported, self._whole(exported) if self.teacher else None)
 
     @property
     def schema(self) -> Schema:
@@ -161,6 +177,9 @@ class Run:
             backbone = self.spec.backbone(self.settings, shape, schema, self.statistics)
             if self.teacher:
                 pretrained.check_samples(self.teacher, backbone, shape, schema)
+            if self.settings.student.init_from:
+                path = Path(self.settings.student.init_from)
+                checkpoint.check_weights(backbone, self._initial(path), path)
 
     def _use_latents(self) -> None:
         """From here on samples are latents of the autoencoder, trained before or pretrained."""
@@ -204,18 +223,31 @@ class Run:
             pretrained.slow_time(backbone, self.data, begins)
         if begins and self.settings.student.init_from:
             path = Path(self.settings.student.init_from)
-            checkpoint.load_weights(backbone, self._initial(path), path)
+            weights = self._initial(path)
+            checkpoint.load_weights(backbone, weights, path)
+            self._write(directory.INIT, fingerprint(weights))
             console.console.print(f"student: begins with the weights of {path}")
         return network, backbone
 
     def _initial(self, path: Path) -> dict[str, Tensor]:
         """The weights that a student begins with; UserError where its samples are others."""
         described, weights = storage.read_whole(path)
-        both = described["statistics"], self.statistics
-        theirs, ours = (about.get("latents", {}).get("autoencoder") for about in both)
-        if theirs != ours:
-            raise UserError(f"student.init_from={path} makes latents of another decoder")
+        latents = described["statistics"].get("latents") or {}
+        if latents.get("autoencoder") != self._fingerprint_of_decoder():
+            raise UserError(
+                f"student.init_from={path} makes latents of another decoder: put the "
+                f"decoder.safetensors that was trained with it into {self.folder}"
+            )
         return storage.split(weights)[0]
+
+    def _fingerprint_of_decoder(self) -> str | None:
+        """What latents say of their autoencoder; "" before it is trained, None without one."""
+        if not self.autoencoder:
+            return None
+        if self.pretrained:
+            return fingerprint(self.autoencoder.state_dict())
+        exported = self.folder / "decoder.safetensors"
+        return fingerprint(storage.read(exported)[1]) if exported.exists() else ""
 
     def _with_adapter(
         self, backbone: nn.Module, begins: bool
@@ -298,19 +330,6 @@ class Run:
     def _hold(self) -> None:
         """Have the folder for all processes of this run; UserError where another run has it."""
         self.lock.take()
-
-    def _check_folder(self) -> None:
-        """UserError where the folder holds another run."""
-        saved = self.folder / "config.yaml"
-        if not saved.exists():
-            return
-        before = config.read_yaml(saved)
-        begun = (self.folder / "student" / LAST).exists()
-        for key in ("modality", "backbone", *(["student.init_from"] if begun else [])):
-            if OmegaConf.select(before, key) != OmegaConf.select(self.settings, key):
-                raise UserError(
-                    f"{self.folder} holds a run with another {key}: choose another out="
-                )
 
     def _agree(self) -> dict[str, Any]:
         """What data.json says of the data, which go on with the statistics that the run began with.

@@ -48,11 +48,28 @@ def test_it_begins_with_their_weights_and_says_so_without_a_path(first, second):
     assert described["init_from"] == f'"{began}"' and str(first) not in str(described)
 
 
-def test_a_student_that_has_begun_keeps_its_beginning(first, second, refused):
+def test_a_student_that_has_begun_keeps_its_beginning(first, second, tmp_path, refused):
     out, words = second
-    run.main(words)
-    words = [*words, "max_steps=9", f"student.init_from={first}/student.safetensors"]
-    assert "another student.init_from" in refused("train", *words)
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(first / "student.safetensors", weights)
+    began = [*words, f"student.init_from={weights}"]
+    run.main(began)
+    weights.unlink()  # nothing is asked of it any more
+    run.main([*began, "max_steps=9"])
+    with safe_open(out / "student.safetensors", "pt") as file:
+        described = file.metadata()
+    fresh = fingerprint(load_file(first / "student.safetensors"))
+    assert described["init_from"] == f'"{fresh}"' and described["step"] == "9"
+    assert "another student.init_from" in refused("train", *words, "max_steps=10")
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_student_keeps_the_guidance_it_was_asked_for(first, tmp_path, refused, begun):
+    out = tmp_path / "copy"
+    shutil.copytree(first, out)
+    (out / ("student.safetensors" if begun else "config.yaml")).unlink()
+    said = refused("train", *TOY, f"out={out}", "student.guidance=2")
+    assert "another student.guidance (1.5, now 2.0): choose another out=" in said
 
 
 @pytest.mark.parametrize(
@@ -61,7 +78,8 @@ def test_a_student_that_has_begun_keeps_its_beginning(first, second, refused):
         (["student.init_from=/no/file.safetensors"], "is no file"),
         (["student.init_from={first}/config.yaml"], "is not a readable safetensors file"),
         (["student.init_from={out}/student.safetensors"], "choose another out="),
-        (["student.init_from={other}"], "is a model of image"),
+        (["student.init_from={other}"], "is a student of image"),
+        (["student.init_from={first}/teacher.safetensors"], "is a teacher of toy_plugin"),
         (["student.init_from={first}/student.safetensors", "student.lora.rank=2"], "lora.rank"),
     ],
 )

@@ -97,6 +97,22 @@ def test_a_merged_student_needs_no_teacher(trained, begun):
     torch.testing.assert_close(evaluated(merged), evaluated(student), rtol=5e-3, atol=5e-3)
 
 
+def test_a_merge_that_was_left_undone_is_made_up_for(trained, begun):
+    shutil.copy(trained / "student.safetensors", begun)
+    run.main([*STUDENT, "student.lora.merge=true", f"out={begun}"])
+    assert "lora" not in storage.read(begun / "student.safetensors")[0]
+
+
+def test_its_teacher_stays_as_it_is(trained, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(trained, out)
+    before = (out / "teacher.safetensors").read_bytes()
+    run.main([*STUDENT[:3], *STUDENT[4:], "teacher.max_steps=30", f"out={out}"])
+    assert "a LoRA student is nothing without it" in " ".join(capsys.readouterr().out.split())
+    assert (out / "teacher.safetensors").read_bytes() == before
+    checkpoint.load(out / "student.safetensors", WORDS[0][9:])
+
+
 def test_without_its_teacher_it_is_one_sentence(trained, tmp_path):
     path = shutil.copy(trained / "student.safetensors", tmp_path)
     with pytest.raises(UserError, match="put its teacher.safetensors beside it"):

@@ -110,6 +110,11 @@ def test_latents_of_another_decoder_are_refused(trained, fashion_root, tmp_path)
     shutil.copytree(trained, copy)
     words = [*SMOKE, f"data.root={fashion_root}", f"out={copy}"]
     more = command("train", *words, "stage=decoder", "decoder.max_steps=5")
+    assert more.returncode == 0 and "decoder: done" in more.stdout, more.stderr
+    assert "as the teacher learns its latents" in " ".join(more.stdout.split())
+    (copy / "decoder.safetensors").unlink()
+    shutil.rmtree(copy / "decoder")
+    more = command("train", *words, "stage=decoder", "seed=1")
     assert more.returncode == 0, more.stderr
     done = command("train", *words, "stage=teacher", "teacher.max_steps=6")
     assert done.returncode == 2
@@ -127,7 +132,11 @@ def test_a_student_begins_with_latents_of_its_own_decoder(trained, fashion_root,
     words = [*SMOKE, f"data.root={fashion_root}", f"out={copy}", "stage=student"]
     done = command("train", *words, f"student.init_from={other}")
     assert done.returncode == 2 and "latents of another decoder" in done.stderr
-    done = command("train", *words, f"student.init_from={trained}/student.safetensors")
+    own, empty = f"student.init_from={trained}/student.safetensors", tmp_path / "empty"
+    done = command("train", *SMOKE, f"data.root={fashion_root}", f"out={empty}", own)
+    assert done.returncode == 2 and "put the decoder.safetensors" in done.stderr
+    assert not empty.exists()  # told before a decoder is trained that cannot be the same
+    done = command("train", *words, own)
     assert done.returncode == 0, done.stderr
 
 

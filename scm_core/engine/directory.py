@@ -1,0 +1,51 @@
+"""What lies in a run directory, and whether a configuration may go on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from scm_core.base.errors import UserError
+from scm_core.engine import config, storage
+from scm_core.engine.checkpointing import LAST
+
+INIT = "student/init_from"  # the fingerprint of the weights that a student began with
+
+
+def check(folder: Path, settings: DictConfig) -> None:
+    """UserError where it holds another run, or a student that was asked for otherwise."""
+    saved, exported = folder / "config.yaml", folder / "student.safetensors"
+    if saved.exists():
+        kept = ["init_from", "guidance", "method"] if student_begun(folder) else []
+        keys = "modality", "backbone", *(f"student.{key}" for key in kept)
+        _check_same(folder, config.read_yaml(saved), settings, *keys)
+    if exported.exists():
+        stated = storage.read(exported)[0]["config"].get("student", {})
+        keys = (f"student.{key}" for key in ("guidance", "method") if key in stated)
+        _check_same(folder, OmegaConf.create({"student": stated}), settings, *keys)
+
+
+def _check_same(folder: Path, before: DictConfig, settings: DictConfig, *keys: str) -> None:
+    for key in keys:
+        was, now = (OmegaConf.select(each, key) for each in (before, settings))
+        if was != now:
+            values = "" if OmegaConf.is_config(now) else f" ({was}, now {now})"
+            raise UserError(f"{folder} holds a run with another {key}{values}: choose another out=")
+
+
+def needed(folder: Path, stage: str, settings: DictConfig) -> str | None:
+    """Why a stage that has exported its weights may not change them any more, if so."""
+    if stage == "decoder" and (folder / "latents.json").exists():
+        return "the teacher learns its latents"
+    if stage == "teacher":
+        exported = folder / "student.safetensors"
+        begun = settings.student.lora.rank and student_begun(folder)
+        if begun or (exported.exists() and "lora" in storage.read(exported)[0]):
+            return "a LoRA student is nothing without it"
+    return None
+
+
+def student_begun(folder: Path) -> bool:
+    """Whether a student can be resumed."""
+    return (folder / "student" / LAST).exists()
