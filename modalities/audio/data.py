@@ -44,7 +44,7 @@ class AudioDataModule(SplitData):
         """Check the configuration; nothing is read before ``setup()``. With an ``encoder`` sounds
         are recordings with captions."""
         super().__init__(config, ["frames"], limits)
-        mel.check()
+        mel.check(config.frames)
         self.mel, self.cache, self.encoder = mel, cache, encoder
 
     def read(self) -> tuple[ClipSplit, ClipSplit]:

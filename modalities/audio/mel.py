@@ -30,8 +30,8 @@ class MelSettings:
     low: float = 0.0
     high: float = 8000.0
 
-    def check(self) -> None:
-        """Raise UserError where no spectrogram can be made with these."""
+    def check(self, frames: int) -> None:
+        """Raise UserError where no spectrogram of so many frames can be made with these."""
         if min(self.sample_rate, self.n_fft, self.hop, self.mels) < 1:
             raise UserError("mel.sample_rate, mel.n_fft, mel.hop and mel.mels must be positive.")
         if self.sample_rate % 2 or self.n_fft % 2 or self.hop % 2 or self.hop > self.n_fft:
@@ -42,6 +42,11 @@ class MelSettings:
             raise UserError(
                 f"mel.low={self.low:g} and mel.high={self.high:g} must rise within 0 and half of "
                 f"mel.sample_rate={self.sample_rate}."
+            )
+        if frames * self.hop <= (self.n_fft - self.hop) // 2:
+            raise UserError(
+                f"data.frames={frames} of mel.hop={self.hop} samples are shorter than the half "
+                f"window around them, of mel.n_fft={self.n_fft}: raise data.frames"
             )
 
 

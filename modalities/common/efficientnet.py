@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from scm_core.base.errors import UserError
 from scm_core.contract.spec import Features
+from scm_core.data.media import rgb
 
 SIZE = 64  # pixels: four times the cost of 28 or 32, and the network halves the grid five times
 # EfficientNet-Lite was trained on (u8 - 127) / 128, not on the per-channel statistics of ImageNet.
@@ -52,12 +53,3 @@ class EfficientNetLite0(Features):
         x = (x.clamp(0, 255) - MEAN) / STD
         x = self.network.extract_features(x.contiguous(memory_format=torch.channels_last))
         return x.mean((2, 3))
-
-
-def rgb(images: Tensor) -> Tensor:
-    """Uint8 grey, RGB or RGBA images as float32 RGB in 0 to 255; what is transparent is white."""
-    values = images.float()
-    if values.shape[1] == 4:
-        alpha = values[:, 3:] / 255
-        return values[:, :3] * alpha + 255 * (1 - alpha)
-    return values.expand(-1, 3, -1, -1)

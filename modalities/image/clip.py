@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modalities.common.efficientnet import rgb
 from modalities.common.text import library, located
 from scm_core.base.errors import UserError, first_line
 from scm_core.contract.fields import Condition
 from scm_core.contract.spec import DataModule, Scorer
+from scm_core.data.media import rgb
 
 BATCH = 64
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from modalities.common.efficientnet import rgb
 from scm_core.contract.spec import Features
+from scm_core.data.media import rgb
 
 LEVELS, FILTERS, PATCH = 3, 16, 7  # bands of the pyramid; filters of each, and their size in pixels
 COARSE, REGIONS = 8, 2  # the picture itself on so many cells a side; regions a side of a band

@@ -18,7 +18,7 @@ from torch import nn
 import scm_core
 from scm_core.apps.opening import of_model, open_checkpoint
 from scm_core.base import console
-from scm_core.base.arguments import Overrides, nearest, parse, place, section
+from scm_core.base.arguments import Overrides, nearest, parse, place, section, several
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
@@ -187,8 +187,7 @@ def _features(
 ) -> tuple[Features, ...]:
     """The plugin's extractors and its scorer's, or objects of the classes that are named."""
     if names:
-        names = [names] if isinstance(names, str) else names
-        found = tuple(_imported(str(name)) for name in names)
+        found = tuple(map(_imported, several(names)))
     else:
         found = spec.features(full_config) + tuple(getattr(scorer, "features", ()))
     called = [features.name for features in found]

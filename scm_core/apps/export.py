@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -137,8 +139,11 @@ def write_onnx(student: StudentGraph, example: tuple[Tensor, Condition], path: P
     found = torch.onnx.export(
         program(student, example), input_names=names, output_names=["media"], verbose=False
     )
-    with replacing(path) as part:
-        found.save(part)
+    with replacing(path) as part, TemporaryDirectory(dir=part.parent) as made:
+        found.save(Path(made) / path.name)  # its name is part of what a large graph says
+        os.replace(Path(made) / path.name, part)
+        for weights in Path(made).iterdir():  # of more than a file of protobuf may hold
+            os.replace(weights, path.with_name(weights.name))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(noise: Tensor, condition: Condition) -> Tensor:

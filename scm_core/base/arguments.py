@@ -14,7 +14,7 @@ import typing
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from scm_core.base.errors import UserError, first_line
@@ -24,12 +24,12 @@ UNSET = (None, "", "null")  # what takes a value back
 NONE, UNIONS = type(None), (typing.Union, types.UnionType)
 
 
-def place() -> Any:
-    """A key that names a file, a folder or an address, by default none.
+def place(default: str | None = None) -> Any:
+    """A key that names a file, a folder or an address.
 
     `~` is the home in it, and a model's file does not choose it (see `scm_core.engine.foreign`).
     """
-    return dataclasses.field(default=None, metadata={"place": True})
+    return dataclasses.field(default=default, metadata={"place": True})
 
 
 def prose() -> Any:
@@ -102,6 +102,12 @@ def typed(overrides: Overrides, schema: type) -> DictConfig:
         except Exception as error:  # the YAML parser's own errors for a malformed value
             raise UserError(f"cannot read {key}={text}: {first_line(error)}") from error
     return found
+
+
+def several(given: Any) -> list[str]:
+    """What may be one text or a list of them, as a list; none of None."""
+    given = given if isinstance(given, (list, ListConfig)) else [] if given is None else [given]
+    return [str(one) for one in given]
 
 
 def nearest(key: str, known: list[str]) -> str:

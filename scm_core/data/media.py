@@ -40,7 +40,7 @@ def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
     """
     if images.ndim != 4 or images.shape[0] < 1 or images.shape[1] not in (1, 3, 4):
         raise ValueError(f"images must be (B, 1 | 3 | 4, H, W), not {tuple(images.shape)}")
-    images = _opaque(images.detach().cpu())
+    images = rgb(images.detach().cpu()).round().to(torch.uint8)
     count, _, height, width = images.shape
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = -(-count // columns)
@@ -207,9 +207,10 @@ def _tag(container: Any) -> None:
         container.metadata["comment"] = said
 
 
-def _opaque(images: Tensor) -> Tensor:
-    """RGB from grey by repetition, from RGBA by laying it on white."""
-    if images.shape[1] == 4:
-        alpha = images[:, 3:].float() / 255
-        return (images[:, :3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
-    return images.expand(-1, 3, -1, -1)
+def rgb(images: Tensor) -> Tensor:
+    """Uint8 grey, RGB or RGBA images as float32 RGB in 0 to 255; what is transparent is white."""
+    values = images.float()
+    if values.shape[1] == 4:
+        alpha = values[:, 3:] / 255
+        return values[:, :3] * alpha + 255 * (1 - alpha)
+    return values.expand(-1, 3, -1, -1)

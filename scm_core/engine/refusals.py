@@ -12,6 +12,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from scm_core.base import distributed
 from scm_core.base.device import resolve_precision
@@ -40,6 +41,7 @@ ABOVE_0 = (
     *(f"{stage}.lr" for stage in STAGES),
     *("teacher.P_std", "limits.seconds", "trainer.gradient_clip"),
 )
+SHARES = ("teacher.condition_dropout",)
 
 
 def check(settings: DictConfig) -> None:
@@ -51,6 +53,8 @@ def check(settings: DictConfig) -> None:
         (AT_LEAST_1, lambda value: value >= 1, "at least 1"),
         (AT_LEAST_0, lambda value: value >= 0, "at least 0"),
         (ABOVE_0, lambda value: 0 < value < math.inf, "a number above 0"),
+        (SHARES, lambda value: 0 <= value <= 1, "between 0 and 1"),
+        (("student.guidance",), lambda value: 0 <= value < math.inf, "a number from 0 on"),
     ):
         for key in keys:
             value = OmegaConf.select(settings, key)
@@ -75,7 +79,7 @@ def check(settings: DictConfig) -> None:
     backbone = settings.get("backbone")
     if issubclass(OmegaConf.get_type(backbone) or object, backbones.BackboneConfig):
         backbones.check(backbone)
-    _check_student(settings.student)
+    _check_student(settings.student, pretrained)
     _check_init(settings)
     check_last_time(settings.student)
     lora.check(settings.student.lora.rank, settings.student.lora.alpha)
@@ -84,11 +88,17 @@ def check(settings: DictConfig) -> None:
     trainer_of(settings.trainer, logger=False, enable_checkpointing=False)
 
 
-def _check_student(student: DictConfig) -> None:
+def _check_student(student: DictConfig, pretrained: str | None) -> None:
     """UserError for phases and options that cannot be, and without a teacher what follows one."""
     named = {name for phase in objectives.phases(student) for name in phase.weights}
     for name in {*named, *student.options}:
         objectives.options(name, student.options.get(name, {}))
+    strange = [name for name in named if pretrained and objectives.get(name).negative_times]
+    if strange:
+        raise UserError(
+            f"{strange[0]} asks the network at times below 0, which pretrained={pretrained} does "
+            "not know: leave it out of student.phases"
+        )
     led = sorted(name for name in named if objectives.get(name).needs_teacher)
     if student.method == "train" and (led or student.guidance != 1):
         raise UserError(
@@ -96,6 +106,14 @@ def _check_student(student: DictConfig) -> None:
             "distribution_matching follow: give student.guidance=1 and "
             "student.phases=[{consistency: 1, steps: 1000}] or the like"
         )
+
+
+def check_methods(student: DictConfig, backbone: nn.Module) -> None:
+    """UserError for an objective that calls what the backbone has not, as an autoencoder's does."""
+    for name in {name for phase in objectives.phases(student) for name in phase.weights}:
+        for method in objectives.get(name).methods:
+            if not hasattr(backbone, method):
+                raise UserError(f"student.phases: {name} needs a backbone with {method}()")
 
 
 def _check_init(settings: DictConfig) -> None:
@@ -160,7 +178,7 @@ def trained(folder: Path, stage: str) -> Path:
 
 def duration(text: str) -> datetime.timedelta:
     """`DD:HH:MM:SS` or `HH:MM:SS`; UserError for anything else."""
-    match = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+):(\d+)", text)
+    match = re.fullmatch(r"(?:(\d{1,6}):)?(\d{1,6}):(\d{1,6}):(\d{1,6})", text)
     if not match:
         raise UserError(f"max_time={text} is not DD:HH:MM:SS")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())

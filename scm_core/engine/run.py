@@ -39,7 +39,15 @@ from scm_core.engine.feeding import Fed
 from scm_core.engine.monitoring import Logging, ProgressBar, Speed
 from scm_core.engine.phases import Phases
 from scm_core.engine.previews import Previews, reconstructions, samples
-from scm_core.engine.refusals import STAGES, check, check_room, duration, trained, trainer_of
+from scm_core.engine.refusals import (
+    STAGES,
+    check,
+    check_methods,
+    check_room,
+    duration,
+    trained,
+    trainer_of,
+)
 from scm_core.engine.snapshots import WIDTHS, Snapshots
 from scm_core.engine.stages import Stage, autoencoding, student, teacher
 from scm_core.networks import lora
@@ -175,6 +183,7 @@ class Run:
                 shape = latent_shape(self.autoencoder, self.data.train_set.__getitems__([0]).x)
             schema = self.data.condition
             backbone = self.spec.backbone(self.settings, shape, schema, self.statistics)
+            check_methods(self.settings.student, backbone)
             if self.teacher:
                 pretrained.check_samples(self.teacher, backbone, shape, schema)
             if self.settings.student.init_from:

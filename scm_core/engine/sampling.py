@@ -47,7 +47,7 @@ class SampleConfig:
     n: int = 64
     batch_size: int = 64
     seed: int = 0
-    out: str = "samples"
+    out: str = place("samples")
     sign: SignConfig = dataclasses.field(default_factory=SignConfig)
 
 

@@ -34,6 +34,11 @@ class Snapshots(Averaging):
     def state_key(self) -> str:  # there are several
         return f"{type(self).__name__}-{self.sigma_rel}"
 
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
+        super().on_train_start(trainer, stage)
+        if not trainer.global_step and trainer.is_global_zero:
+            self._remove("")  # those of a stage that was started over
+
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         before = self.ema.step
         super().on_train_batch_end(trainer, stage)
@@ -45,19 +50,23 @@ class Snapshots(Averaging):
         average = self.whole()
         if not trainer.is_global_zero:
             return
-        for old in self.folder.glob("*.safetensors"):
-            if not old.name.startswith(f"{phase}-"):
-                old.unlink()
+        self._remove(f"{phase}-")
         self.folder.mkdir(parents=True, exist_ok=True)
         half = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
         half = {key: value.cpu().contiguous() for key, value in half.items()}
         save_tensors(self.folder / f"{phase}-{step}-{self.sigma_rel}.safetensors", half)
 
+    def _remove(self, kept: str) -> None:
+        """All snapshots of this width but those whose names begin so; with "" all of them."""
+        for old in self.folder.glob(f"*-{self.sigma_rel}.safetensors"):
+            if not kept or not old.name.startswith(kept):
+                old.unlink(missing_ok=True)
+
 
 def found(folder: Path) -> list[Snapshot]:
     """The snapshots in a folder; UserError where there are none."""
     snapshots = []
-    for path in sorted(folder.glob("*-*-*.safetensors")):
+    for path in sorted(folder.glob("[!.]*-*-*.safetensors")):  # no parts of killed processes
         _, step, width = path.stem.split("-")
         snapshots.append((int(step), float(width), path))
     if not snapshots:

@@ -236,5 +236,6 @@ def _unpacked(weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
 def _half(value: Tensor) -> Tensor:
     """In float16 where every weight fits its range, which halves the file."""
     value = value.detach().cpu().contiguous()
-    fits = value.is_floating_point() and value.abs().amax() < torch.finfo(torch.float16).max
-    return value.half() if fits else value
+    if not value.is_floating_point() or not value.numel():
+        return value
+    return value.half() if value.abs().amax() < torch.finfo(torch.float16).max else value

@@ -1,5 +1,6 @@
 """Students as graphs: what was written gives what PyTorch gives, for any batch."""
 
+import functools
 import math
 import re
 import resource
@@ -81,6 +82,20 @@ def test_onnx_takes_any_batch_and_needs_no_decoder(toy, tmp_path, capsys):
     noise, pitch = np.ones((2, 7, 1, 16), np.float32), np.arange(7) % 2
     (x,) = session.run(["media"], {"noise": noise, "pitch": pitch})
     assert x.shape == (7, 1, 16) and np.isfinite(x).all()
+
+
+def test_a_large_graph_finds_its_weights_beside_it(toy, tmp_path, monkeypatch):
+    """As those above the limit of a protobuf file are written, wherever they are moved to."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    save = torch.onnx.ONNXProgram.save
+    apart = functools.partialmethod(save, external_data=True)
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", apart)
+    path = tmp_path / "made" / "toy.onnx"
+    export.main(["modality=toy_plugin:SPEC", f"checkpoint={toy}", f"out={path}"])
+    assert sorted(each.name for each in path.parent.iterdir()) == ["toy.onnx", "toy.onnx.data"]
+    moved = path.parent.rename(tmp_path / "moved")
+    onnxruntime.InferenceSession(moved / "toy.onnx")
 
 
 @pytest.mark.slow

@@ -53,6 +53,17 @@ def test_snapshots_are_of_the_last_phase_and_no_more_than_asked_for(runs):
     assert kept == sorted(expected)
 
 
+def test_a_stage_that_is_started_over_keeps_none_of_before(runs, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(runs / "narrow", out, ignore=shutil.ignore_patterns("*.ckpt", "student.*"))
+    (out / "student" / "ema" / ".1-48-0.05.77.part.safetensors").write_bytes(b"cut off")
+    words = [*WORDS, "stage=student", "student.phases=[{consistency: 1, steps: 6}]", f"out={out}"]
+    run.main([*words, "student.lr_warmup=1", "trainer.ema_snapshots=2"])
+    kept = {path.name for path in (out / "student" / "ema").glob("[!.]*")}
+    assert kept == {f"0-{step}-{width}.safetensors" for step in (3, 6) for width in (0.05, 0.1)}
+    reweigh.main([f"out={out}", "ema=0.05"])
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

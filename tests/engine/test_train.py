@@ -230,6 +230,19 @@ def test_teacher_samples_by_any_sampler(run, trained, tmp_path):
         (["modality=image", "student.phases=[]"], "leaves nothing to train"),
         (["modality=image", "student.midtraining.steps=3"], "is gone: give student.phases="),
         ([*SMOKE, *NO_DATA, "data.workers=-1"], "data.workers=-1 must be at least 0"),
+        ([*SMOKE, *NO_DATA, "student.guidance=nan"], "student.guidance=nan must be a number from"),
+        ([*SMOKE, *NO_DATA, "teacher.condition_dropout=10"], "10.0 must be between 0 and 1"),
+        ([*SMOKE, *NO_DATA, "student.options.diffusion.condition_dropout=-1"], "between 0 and 1"),
+        ([*SMOKE, "max_time=99999999999:00:00:00"], "is not DD:HH:MM:SS"),
+        ([*SMOKE, "student.phases=[{reconstruction: 1, steps: 2}]"], "a backbone with encode()"),
+        (
+            [
+                *SMOKE,
+                "pretrained=any",
+                "student.phases=[{consistency: 1, flow_anchor: 1, steps: 2}]",
+            ],
+            "flow_anchor asks the network at times below 0",
+        ),
     ],
 )
 def test_train_says_what_is_wrong(run, words, sentence, tmp_path, fashion_root):

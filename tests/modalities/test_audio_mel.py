@@ -70,4 +70,10 @@ def test_a_tone_is_where_its_frequency_is_and_silence_at_the_floor():
 )
 def test_settings_that_make_no_spectrogram_are_refused(wrong, sentence):
     with pytest.raises(UserError, match=sentence):
-        MelSettings(**wrong).check()
+        MelSettings(**wrong).check(64)
+
+
+def test_a_clip_is_longer_than_what_lies_around_its_windows():
+    MelSettings().check(2)
+    with pytest.raises(UserError, match="data.frames=1 of mel.hop=256 samples are shorter"):
+        MelSettings().check(1)

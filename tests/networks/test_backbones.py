@@ -113,6 +113,12 @@ def test_time_tangent_is_small_near_the_end():
         (BackboneConfig(name="unet"), (1, 9, 8), "divisible"),
         (BackboneConfig(name="transformer"), (1, 9, 8), "divisible"),
         (BackboneConfig(options={"wide": 3}), (1, 8, 8), "wide"),
+        (BackboneConfig(patch=0), (1, 8, 8), "backbone.patch=0 must be at least 1"),
+        (BackboneConfig(options={"heads": 0}), (1, 8, 8), "options.heads=0 must be at least 1"),
+        (BackboneConfig(options={"width": -4}), (1, 8, 8), "options.width=-4 must be"),
+        (BackboneConfig("unet", options={"channels": []}), (1, 8, 8), "channels=.. must be"),
+        (BackboneConfig("unet", options={"channels": [0, 4]}), (1, 8, 8), "at least 1"),
+        (BackboneConfig(dropout=5.0), (1, 8, 8), "backbone transformer: dropout probability"),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_sentence(config, shape, words):

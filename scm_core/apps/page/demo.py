@@ -9,7 +9,7 @@ from typing import Any
 from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.apps.page.live import Live
 from scm_core.base import console
-from scm_core.base.arguments import Overrides, place
+from scm_core.base.arguments import Overrides, place, several
 from scm_core.base.errors import UserError
 from scm_core.contract import spec as modalities
 
@@ -37,8 +37,7 @@ def main(arguments: list[str]) -> None:
         if (error.name or "").partition(".")[0] != "gradio":
             raise
         raise UserError(NEEDS) from None
-    names = settings.modality or [entry.name for entry in modalities.installed()]
-    names = [names] if isinstance(names, str) else list(names)
+    names = several(settings.modality) or [entry.name for entry in modalities.installed()]
     with console.console.status("loading"):
         tabs = open_tabs(names, settings.checkpoint, decoder)
     page.serve(tabs, settings.host, settings.port, settings.allowed_hosts)

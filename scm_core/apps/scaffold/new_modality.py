@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scm_core.base import console
 from scm_core.base.errors import UserError
+from scm_core.base.files import write_text
 from scm_core.contract import spec
 
 TEMPLATE = Path(__file__).with_name("template")
@@ -43,6 +44,5 @@ def write(name: str, parent: Path) -> Path:
         raise UserError(f"a package called {name} is installed already: choose another name")
     for source in sorted(path for path in TEMPLATE.rglob("*") if path.suffix in ENDINGS):
         target = folder / str(source.relative_to(TEMPLATE)).replace(TOKEN, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text().replace(TOKEN, name))
+        write_text(target, source.read_text().replace(TOKEN, name))
     return folder

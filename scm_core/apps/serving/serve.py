@@ -6,11 +6,9 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import ListConfig
-
 from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.base import console
-from scm_core.base.arguments import place
+from scm_core.base.arguments import place, several
 from scm_core.base.errors import UserError
 
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # all that LitServe listens on
@@ -41,7 +39,7 @@ def main(arguments: list[str]) -> None:
         from scm_core.apps.web import guard
     except ModuleNotFoundError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from None
-    names = settings.modality if isinstance(settings.modality, ListConfig) else [settings.modality]
+    names = several(settings.modality) or [None]
     if settings.checkpoint and len(names) > 1:
         raise UserError(
             "checkpoint= is one model; leave modality= out, or give several by it alone"

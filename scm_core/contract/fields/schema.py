@@ -63,7 +63,10 @@ def parse_condition(schema: Schema, asked: Mapping[str, Any], n: int) -> Conditi
             continue
         values = torch.stack([torch.as_tensor(one) for one in field.parse_json(asked[key])])
         field.validate(values)
-        condition[key] = values[torch.arange(n) % len(values)]
+        if len(values) == 1:  # which takes no memory, however often
+            condition[key] = values.expand(n, *values.shape[1:])
+        else:
+            condition[key] = values[torch.arange(n) % len(values)]
     return condition
 
 

@@ -57,8 +57,9 @@ class Objective(nn.Module):
     `monitors` is the name of that metric which tells how it goes; `cost` is that of a step in
     forward passes, a backward pass being two and the teacher unguided; `needs_teacher` says that it
     follows one. `betas` are Adam's in every phase that has this objective, `methods` are those of
-    the backbone that it calls instead of `forward`. `Options` is a dataclass of plain types, whose
-    `__post_init__` may raise ValueError.
+    the backbone that it calls instead of `forward`, and `negative_times` says that it asks at times
+    below 0, which a network that others have trained does not know. `Options` is a dataclass of
+    plain types, whose `__post_init__` may raise ValueError.
     """
 
     @dataclass
@@ -70,6 +71,7 @@ class Objective(nn.Module):
     needs_teacher: ClassVar[bool] = False
     betas: ClassVar[tuple[float, float] | None] = None
     methods: ClassVar[tuple[str, ...]] = ()
+    negative_times: ClassVar[bool] = False
 
     def __init__(self, options: Any = None, teacher: nn.Module | None = None) -> None:
         """`teacher` is the network as it was trained, without guidance, for those that copy it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scm_core.method.objectives.base import Batch, Objective, Student, require_proposal
+from scm_core.method.objectives.base import Batch, Objective, Student, require, require_proposal
 from scm_core.method.weighting import LearnedWeight, learned, per_sample
 
 
@@ -32,6 +32,8 @@ class Diffusion(Objective):
 
         def __post_init__(self) -> None:
             require_proposal(self)
+            share = self.condition_dropout
+            require(0 <= share <= 1, "condition_dropout", share, "between 0 and 1")
 
     cost = 3
 

@@ -33,6 +33,7 @@ class FlowAnchor(Objective):
 
     monitors = "velocity error"
     cost = 4
+    negative_times = True
 
     def __init__(self, options: Any = None, teacher: nn.Module | None = None) -> None:
         super().__init__(options)

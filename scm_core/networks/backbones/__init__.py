@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from scm_core.base.errors import UserError
+from scm_core.base.errors import UserError, first_line
 from scm_core.networks.backbones.transformer import Transformer
 from scm_core.networks.backbones.unet import UNet
 
@@ -53,6 +53,13 @@ def check(config: BackboneConfig) -> None:
         raise UserError(f"backbone.name={config.name} is none of {', '.join(NETWORKS)}")
     if config.size not in SIZES[config.name]:
         raise UserError(f"backbone.size={config.size} is none of {', '.join(SIZES[config.name])}")
+    if config.patch < 1:
+        raise UserError(f"backbone.patch={config.patch} must be at least 1")
+    for key, value in config.options.items():
+        numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        least = 0 if key == "attention" else 1  # a U-Net's levels that have it
+        if not numbers or any(isinstance(one, int) and one < least for one in numbers):
+            raise UserError(f"backbone.options.{key}={value} must be at least {least}")
 
 
 def build(
@@ -69,5 +76,5 @@ def build(
         return NETWORKS[config.name](
             shape, condition, patch=config.patch, dropout=config.dropout, **options
         )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"backbone {config.name}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"backbone {config.name}: {first_line(error)}") from error
