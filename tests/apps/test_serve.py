@@ -355,6 +355,7 @@ def test_no_request_of_a_fuzzer_is_the_servers_fault(address):
     [
         ([], "give checkpoint=FILE, or modality=NAME"),
         (["modality=sculpture"], "no modality is called sculpture"),
+        (["modality=5"], "no modality is called 5"),
         (["modality=image", "max_n=0"], "max_n=0 must be at least 1"),
         (["modality=image", "port=80"], "port= from 1024"),
         (["modality=image", "host=example"], "host= is one of 127.0.0.1"),

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from modalities.audio.data import AudioDataModule
 from modalities.image.data import ImageDataModule
 from scm_core import UserError
+from scm_core.apps import sample
 from scm_core.contract import objectives
 from scm_core.engine import config
 
@@ -122,6 +123,11 @@ def test_every_command_takes_texts_as_they_stand(tmp_path, refused, monkeypatch)
     assert "no checkpoint at 3.10:" in refused("hub", "checkpoint=3.10", "out=1e5")
     assert "no checkpoint at 1_0:" in refused("evaluate", "checkpoint=1_0", "data.root=a: b")
     assert f"root={tmp_path}/a: b is not" in refused("pack", "root=~/a: b", "out=yes")
+    words = ["modality=image", "n=1", "batch_size=1", "steps=1", "out=~/drawn"]
+    sample.main(words)
+    assert (tmp_path / "drawn" / "00000.png").exists()
+    said = refused("evaluate", "modality=image", "preset=smoke", "features=5", f"out={tmp_path}")
+    assert "features=5 cannot be used" in said
 
 
 @pytest.mark.parametrize(
