@@ -36,9 +36,7 @@ def quality_time_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Pa
             )
     axes.margins(0.12)
     _log_scale(axes, "x")
-    distances = [row["distance"] for row in rows]
-    if distances and max(distances) > 10 * min(distances) > 0:
-        _log_scale(axes, "y")
+    _log_over_a_decade(axes, [row["distance"] for row in rows])
     if rows:
         axes.legend(frameon=False, title="number = NFE")
     return write_file(path, lambda file: figure.savefig(file, format="png"))
@@ -91,15 +89,15 @@ def curves_plot(
     labels: tuple[str, str],
     title: str,
 ) -> Path:
-    """Plot named curves of (x, y) into a PNG and return its path; y is logarithmic.
+    """Plot named curves of (x, y) into a PNG and return its path.
 
-    ``labels`` are those of the two axes.
+    Y is logarithmic when it spans a decade; ``labels`` are those of the two axes.
     """
     figure, axes = _axes(*labels, title)
     looks = itertools.product(DASHES, COLOURS)
     for (name, points), (dash, colour) in zip(curves.items(), itertools.cycle(looks), strict=False):
         axes.plot(*zip(*points, strict=True), dash, color=colour, label=name)
-    _log_scale(axes, "y")
+    _log_over_a_decade(axes, [y for points in curves.values() for _, y in points])
     beside = {"fontsize": "small", "loc": "upper left", "bbox_to_anchor": (1, 1)}
     axes.legend(frameon=False, **(beside if len(curves) > len(COLOURS) else {}))
     return write_file(path, lambda file: figure.savefig(file, format="png"))
@@ -119,6 +117,11 @@ def _axes(xlabel: str, ylabel: str, title: str) -> tuple[Any, Any]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _log_over_a_decade(axes: Any, values: Sequence[float]) -> None:
+    if values and max(values) > 10 * min(values) > 0:
+        _log_scale(axes, "y")
 
 
 def _log_scale(axes: Any, name: str) -> None:
