@@ -78,6 +78,7 @@ def test_every_key_that_names_a_file_is_declared():
         spec = config.load([f"modality={name}", "preset=smoke"])[0]
         known = merging.keys(config.defaults(spec))
         names = ("root", "font", "weights", "out", "pretrained", "preset", "text_encoder", "clip")
+        names += ("init_from",)
         named = {key for key in known if key.split(".")[-1] in names}
         assert named == set(marked(spec.config, place=True))
 
