@@ -217,7 +217,7 @@ class Run:
             weights = trained(self.folder, "teacher")
             of_backbone, _ = storage.split(storage.read(weights)[1])
             checkpoint.load_weights(backbone, of_backbone, weights)
-        options, begins = self.settings.student, not (self.folder / name / LAST).exists()
+        options, begins = self.settings.student, not directory.student_begun(self.folder)
         pair = self._with_adapter if options.lora.rank else self._with_copy
         network, backbone = pair(backbone, begins)
         return student(backbone, schema, options, network, self.data.bounds)

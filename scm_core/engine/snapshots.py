@@ -37,7 +37,7 @@ class Snapshots(Averaging):
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:
         super().on_train_start(trainer, stage)
         if not trainer.global_step and trainer.is_global_zero:
-            self._remove("")  # those of a stage that was started over
+            self._remove(but=None)  # of a stage that is started over
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, *_: Any) -> None:
         before = self.ema.step
@@ -50,16 +50,16 @@ class Snapshots(Averaging):
         average = self.whole()
         if not trainer.is_global_zero:
             return
-        self._remove(f"{phase}-")
+        self._remove(but=phase)
         self.folder.mkdir(parents=True, exist_ok=True)
         half = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
         half = {key: value.cpu().contiguous() for key, value in half.items()}
         save_tensors(self.folder / f"{phase}-{step}-{self.sigma_rel}.safetensors", half)
 
-    def _remove(self, kept: str) -> None:
-        """All snapshots of this width but those whose names begin so; with "" all of them."""
+    def _remove(self, but: int | None) -> None:
+        """The snapshots of this width, but for those of one phase."""
         for old in self.folder.glob(f"*-{self.sigma_rel}.safetensors"):
-            if not kept or not old.name.startswith(kept):
+            if not old.name.startswith(f"{but}-"):
                 old.unlink(missing_ok=True)
 
 
