@@ -22,7 +22,7 @@ from scm_core.base.arguments import Overrides, nearest, parse, place, section, s
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
-from scm_core.contract.spec import DataModule, Features, ModalitySpec, Scorer
+from scm_core.contract.spec import DataModule, Features
 from scm_core.data.latents import fingerprint
 from scm_core.engine import checkpoint, config, foreign
 from scm_core.engine.checkpoint import Checkpoint
@@ -63,12 +63,13 @@ def evaluate(arguments: list[str], first: bool) -> None:
     of_data = section(overrides, "data") | section(overrides, "limits")
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
     preset, guidances = _preset(settings), _guidances(settings.guidance)
+    named = _distinct(tuple(map(_imported, several(settings.features))))
     models = _models(settings, decoder, alone=bool(guidances))
     for model in models if settings.compile else ():
         compiled(model.backbone)
     out = Path(settings.out) if settings.out else models[0].path.parent
     data, full_config = _data(models[0], of_data)
-    bench = _bench(settings, models[0], data, full_config, preset)
+    bench = _bench(settings, models[0], data, full_config, preset, named)
     about = _about(models, full_config, bench, evaluator.PLANS[preset])
     about |= {"compiled": settings.compile, "identity": data.identity}
     evaluation = Evaluation(bench, evaluator.PLANS[preset], data, out, about, first)
@@ -155,12 +156,19 @@ def _data(model: Checkpoint, of_data: Overrides) -> tuple[DataModule, DictConfig
 
 
 def _bench(
-    settings: DictConfig, model: Checkpoint, data: DataModule, full_config: DictConfig, preset: str
+    settings: DictConfig,
+    model: Checkpoint,
+    data: DataModule,
+    full_config: DictConfig,
+    preset: str,
+    named: tuple[Features, ...],
 ) -> Bench:
+    """With the extractors that are ``named``, by default the plugin's and its scorer's own."""
     spec, plan = model.spec, evaluator.PLANS[preset]
     scorer = spec.scorer(full_config, data)
+    own = () if named else spec.features(full_config) + tuple(getattr(scorer, "features", ()))
     return Bench(
-        features=_features(settings.features, spec, full_config, scorer),
+        features=named or _distinct(own),
         scorer=scorer,
         n=settings.n or spec.evaluation_samples.get(preset, plan.n),
         seed=settings.seed,
@@ -182,14 +190,8 @@ def _preset(settings: DictConfig) -> str:
     return preset
 
 
-def _features(
-    names: Any, spec: ModalitySpec, full_config: DictConfig, scorer: Scorer
-) -> tuple[Features, ...]:
-    """The plugin's extractors and its scorer's, or objects of the classes that are named."""
-    if names:
-        found = tuple(map(_imported, several(names)))
-    else:
-        found = spec.features(full_config) + tuple(getattr(scorer, "features", ()))
+def _distinct(found: tuple[Features, ...]) -> tuple[Features, ...]:
+    """Those of which no two are called the same; else UserError."""
     called = [features.name for features in found]
     if twice := next((name for name in called if called.count(name) > 1), None):
         raise UserError(f"two extractors are called {twice}: each needs a name of its own")
