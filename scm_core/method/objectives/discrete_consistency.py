@@ -38,9 +38,11 @@ def earlier_time(t: Tensor, stage: float, q: float, sigma_data: float) -> Tensor
 
 
 def discrete_loss(error: Tensor, step: Tensor, c: float) -> Tensor:
-    """`(sqrt(|e|^2 / D + c^2) - c) / (t - r)` per sample, (B,); with c = 0 `|e|^2 / D / (t - r)`.
+    """`(sqrt(|e|^2 / D + c^2) - c) / step` per sample, (B,); with c = 0 `|e|^2 / D / step`.
 
-    `error` is `f(x_t, t) - sg f(x_r, r)` in units of the data and `step` is t - r.
+    `error` is `f(x_t, t) - sg f(x_r, r)` in units of the data and `step` that of the noise level,
+    `tan t - tan r`: by TrigFlow's own times, of which those of much noise hardly differ, these
+    would have nearly all of the weight.
     """
     square = per_sample(error)
     return (((square + c**2).sqrt() - c) if c else square) / step
@@ -87,4 +89,4 @@ class DiscreteConsistency(Objective):
         error = (farther - nearer) / sigma_data
         c = options.c if options.metric == "huber" else 0.0
         jump = rms(error, 1.0) / (t - r)
-        return discrete_loss(error, t - r, c), {"jump": jump, "t": t}
+        return discrete_loss(error, t.tan() - r.tan(), c), {"jump": jump, "t": t}
