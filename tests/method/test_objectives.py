@@ -117,6 +117,18 @@ def test_small_discrete_steps_have_the_gradient_of_the_tangent():
     torch.testing.assert_close(shift.grad, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_discrete_step_has_no_gradient_beyond_what_decoding_clips_to():
+    shift = torch.zeros(N, D, dtype=torch.float64, requires_grad=True)
+    student = Student(lambda x, t, c: torch.sin(2 * x) + shift, EXACT.teacher)
+    student.bounds = low, high = torch.tensor(0.2), torch.tensor(0.4)
+    built(DiscreteConsistency).loss(student, data())[0].sum().backward()
+    F = student.backbone(student.x_t / SD, student.t, None).detach()
+    reached = student.path.to_data(student.x_t, F, student.t)
+    inside = (low < reached) & (reached < high)
+    assert 0 < inside.sum() < inside.numel()
+    assert (shift.grad[inside] != 0).all() and (shift.grad[~inside] == 0).all()
+
+
 def test_without_a_teacher_a_step_keeps_the_noise():
     """Of one datum the data's own direction is the ODE's: the perfect student makes no jump."""
     dirac = Gaussian(0.3, 0.0, SD)

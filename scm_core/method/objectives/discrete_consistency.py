@@ -22,6 +22,7 @@ from scm_core.method.objectives.base import (
     rms,
 )
 from scm_core.method.objectives.consistency import ode_velocity
+from scm_core.method.objectives.endpoint import clipped
 from scm_core.method.weighting import per_sample
 
 K, B = 8.0, 1.0  # of n(sigma) = 1 + K sigmoid(-B sigma): steps at low noise are longer
@@ -86,6 +87,7 @@ class DiscreteConsistency(Objective):
             x_r = path.step(x_t, dxdt / sigma_data, t, r)
             nearer = path.to_data(x_r, student.backbone(x_r / sigma_data, r, batch.condition), r)
         farther = path.to_data(x_t, student.backbone(x_t / sigma_data, t, batch.condition), t)
+        farther, nearer = (clipped(x, student.bounds) for x in (farther, nearer))
         error = (farther - nearer) / sigma_data
         c = options.c if options.metric == "huber" else 0.0
         jump = rms(error, 1.0) / (t - r)
