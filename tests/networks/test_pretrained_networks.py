@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -167,11 +168,40 @@ def test_a_network_under_edms_preconditioning(tmp_path, kind):
     with torch.no_grad():
         sample = x * (1 + sigma**2).sqrt()  # as x0 + sigma e
         t = sigma.atan().expand(2)
-        time = scheduler.precondition_noise(sigma).expand(2)
-        out = pipe.unet(scheduler.precondition_inputs(sample, sigma), time).sample
+        noise = scheduler.precondition_noise(sigma).expand(2)
+        out = pipe.unet(scheduler.precondition_inputs(sample, sigma), noise).sample
         denoised = scheduler.precondition_outputs(sample, out, sigma)
         ours = TrigFlow(1.0).to_data(x, adapter(x, t, {}), t)
     torch.testing.assert_close(ours, denoised, rtol=1e-4, atol=1e-4)
+    assert time.slow(adapter, x[:1], {}) == []  # a logarithm of the noise level is slow enough
+
+
+@pytest.mark.parametrize(
+    "name, options, none",
+    [("DiTTransformer2DModel", {}, 10), ("UNet2DModel", {"num_class_embeds": 5}, 4)],
+)
+def test_no_class_of_fewer_classes_is_the_networks_own(tmp_path, monkeypatch, name, options, none):
+    case = pipelines.CASES[name]
+    case = replace(case, options=case.options | options)
+    monkeypatch.setitem(pipelines.CASES, name, case)
+    opened = Pipeline.open(str(saved(name, tmp_path)))
+    few, all_of_them = (opened.adapter({"label": Label(classes)}).eval() for classes in (2, none))
+    x, t = torch.randn(1, *case.shape), torch.tensor([0.7])
+    with torch.no_grad():
+        two, third, own = (
+            adapter(x, t, {"label": torch.tensor([label])})
+            for adapter, label in ((few, 2), (all_of_them, 2), (all_of_them, none))
+        )
+    assert torch.equal(two, own) and not torch.allclose(own, third)
+
+
+def test_no_label_is_dropped_at_random_in_training(tmp_path):
+    adapter = Pipeline.open(str(saved("DiTTransformer2DModel", tmp_path)))
+    adapter = adapter.adapter({"label": Label(10)}).train()
+    x, t = torch.randn(1, 4, 8, 8).expand(64, -1, -1, -1), torch.full((64,), 0.7)
+    with torch.no_grad():
+        found = adapter(x, t, {"label": torch.full((64,), 3)})
+    torch.testing.assert_close(found, found[:1].expand_as(found))
 
 
 @pytest.mark.parametrize("name", [name if name in FAST else SLOW(name) for name in pipelines.CASES])
@@ -179,7 +209,7 @@ def test_dual_passes_through(tmp_path, name):
     case = pipelines.CASES[name]
     adapter = Pipeline.open(str(saved(name, tmp_path)))
     field, tokens, mask, pooled = text(case)
-    adapter = adapter.adapter({"prompt": field})
+    adapter = adapter.adapter({"prompt": field, "label": Label(10)})
     condition = {"prompt": field.pack(tokens, mask, pooled), "label": torch.tensor([3])}
     x, dx, t = torch.randn(1, *case.shape), torch.randn(1, *case.shape), torch.tensor([0.7])
     F, tangent = dual.jvp(adapter, (x, t), (dx, 1e-2 * torch.ones(1)), condition=condition)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from scm_core import dual
+from scm_core.contract.fields import Label
 from scm_core.contract.spec import Batch
 from scm_core.method.conversions import RectifiedFlow
 from scm_core.networks import lora
@@ -14,6 +15,8 @@ from scm_core.networks.pretrained import FAMILIES, Adapter, time
 from scm_core.testing.network import time_embedding
 
 diffusers = pytest.importorskip("diffusers")
+
+FIELDS = {"label": Label(10)}
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def adapter():
         first.weight[:, :60] *= 0.02  # cosines, the fast ones first
         first.weight[:, 128:188] *= 0.02
     kind = "DiTTransformer2DModel"
-    return Adapter(network, RectifiedFlow(1000), FAMILIES[kind], {}).eval()
+    return Adapter(network, RectifiedFlow(1000), FAMILIES[kind], FIELDS).eval()
 
 
 def embedder(network):
@@ -93,7 +96,7 @@ def test_it_is_a_network_of_its_class_and_what_was_left_out_stays_out(adapter, t
     optimizer.step()
     adapter.network.save_pretrained(tmp_path)
     plain = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path, low_cpu_mem_usage=False)
-    of_plain = Adapter(plain, adapter.path, adapter.family, {}).eval()
+    of_plain = Adapter(plain, adapter.path, adapter.family, FIELDS).eval()
     with torch.no_grad():
         torch.testing.assert_close(of_plain(X, T, LABEL), adapter(X, T, LABEL))
 

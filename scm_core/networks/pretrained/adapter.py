@@ -35,8 +35,14 @@ class Adapter(nn.Module):
         """`factor` is how many pixels a cell of a sample has a side, `scheduler` its config."""
         super().__init__()
         self.network, self.path, self.family = network, path, family
-        self.source, self.prompt = source, fields.get("prompt")
+        self.source, self.prompt, self.label = source, fields.get("prompt"), fields.get("label")
         self.known = {"factor": factor, "scheduler": dict(scheduler)}
+
+    def train(self, mode: bool = True) -> Adapter:
+        """The network stays as its pipeline has it: in training it drops labels at random."""
+        super().train(mode)
+        self.network.eval()
+        return self
 
     def ends(self, last: float) -> tuple[float, float] | None:
         """The times of a student's first and last step, that one near `last`; None for any."""
@@ -58,8 +64,11 @@ class Adapter(nn.Module):
 
     def _asked(self, x: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
         if self.family.label:
-            known = classes(self.network) is not None
-            return {"label": condition["label"] if known else None, **self.known}
+            if classes(self.network) is None:
+                return {"label": None, **self.known}
+            label = condition["label"]
+            none = label == self.label.classes  # in the data's numbers, not in the network's
+            return {"label": label.masked_fill(none, no_class(self.network)), **self.known}
         tokens, mask, pooled = self.prompt.unpack(condition["prompt"])
         tokens, pooled = tokens.to(x.dtype), pooled.to(x.dtype)
         return {"tokens": tokens, "mask": mask, "pooled": pooled, **self.known}
@@ -69,3 +78,9 @@ def classes(network: nn.Module) -> int | None:
     """How many classes a network embeds, None where it knows of none."""
     config = network.config
     return config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
+
+
+def no_class(network: nn.Module) -> int:
+    """The number by which a network of classes is asked about none: its last."""
+    config = network.config
+    return (config.get("num_class_embeds") or config["num_embeds_ada_norm"] + 1) - 1

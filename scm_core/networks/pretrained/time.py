@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scm_core.method.conversions import EDM
 from scm_core.networks.pretrained.adapter import Adapter
 
 # Root mean square slope over t of a sinusoid that stays. With 20 what is fitted is as slow, but
@@ -117,6 +118,8 @@ class _StandIn:
 @torch.no_grad()
 def _fast(adapter: Adapter, x: Tensor, condition: dict[str, Tensor]) -> list[Fast]:
     """Those of its embeddings of time that have sinusoids faster than `FASTEST`."""
+    if isinstance(adapter.path, EDM):  # whose time is slow, and infinite at data
+        return []
     names = {id(module): name for name, module in adapter.named_modules()}
     t = torch.linspace(0, LAST, GRID, dtype=torch.float64, device=x.device)
     clock, found = adapter.clock(x, t), []
