@@ -78,6 +78,11 @@ def test_two_processes_lose_what_one_loses(strategy, single, tmp_path):
     said = run("train", *words, "trainer.average_on_cpu=true", f"out={tmp_path}", processes=2)
     assert said.count("student: 10 steps") == 1
     assert_close(tmp_path, single)
+    ours, theirs = (
+        torch.load(place / "student" / "last.ckpt", weights_only=True)["state_dict"]
+        for place in (tmp_path, single)
+    )
+    assert ours.keys() == theirs.keys()  # a teacher is no part of its student
 
 
 @pytest.mark.slow

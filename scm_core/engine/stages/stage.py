@@ -80,7 +80,7 @@ class Stage(lightning.LightningModule):
     @property
     def teacher(self) -> Guided | None:
         null = partial(null_condition, self.schema)
-        return Guided(self.replayed, self.guidance, null) if self.frozen else None
+        return Guided(self.evaluated[0], self.guidance, null) if self.frozen else None
 
     @property
     def step(self) -> int:
@@ -250,7 +250,8 @@ class Stage(lightning.LightningModule):
         self.frozen = [network.to(self.device) for network in self.frozen]
         if self.frozen:  # shards are gathered anew at every evaluation
             network = self.frozen[0]
-            self.replayed = network if self.sharded else Replayed(network, lora.whole(network))
+            replayed = network if self.sharded else Replayed(network, lora.whole(network))
+            self.evaluated = [replayed]  # in a list, as `frozen` is
         self.bounds = self.bounds and tuple(bound.to(self.device) for bound in self.bounds)
 
 
