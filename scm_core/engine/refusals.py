@@ -30,6 +30,8 @@ CHOICES = {
     "student.method": ("distill", "train"),
     "student.tangent": TANGENTS,
     "student.optimizer": OPTIMIZERS,
+    # Not Lightning's others: weights, and what averages them, are float32.
+    "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16"),
 }
 AT_LEAST_1 = (
     *("max_steps", *(f"{stage}.max_steps" for stage in STAGES), "data.batch_size"),
