@@ -22,6 +22,7 @@ from scm_core.base.arguments import Overrides, nearest, parse, place, section, s
 from scm_core.base.device import resolve_precision
 from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
+from scm_core.contract.fields import Schema, schema_from_dict, schema_to_dict
 from scm_core.contract.spec import DataModule, Features
 from scm_core.data.latents import fingerprint
 from scm_core.engine import checkpoint, config, foreign
@@ -152,7 +153,20 @@ def _data(model: Checkpoint, of_data: Overrides) -> tuple[DataModule, DictConfig
     if tuple(data.shape) != model.data_shape:
         drawn = f"the {model.stage} draws {model.data_shape}"
         raise UserError(f"the data are {tuple(data.shape)}, {drawn}")
+    theirs, ours = (_meant(model, schema) for schema in (data.condition, model.condition))
+    for key in sorted({*theirs, *ours}):
+        if (here := theirs.get(key, "none")) != (known := ours.get(key, "none")):
+            raise UserError(
+                f"the data have other conditions than the {model.stage}: {key} is {here[:200]}, "
+                f"there {known[:200]}; give the data.* of its training"
+            )
     return data, full_config
+
+
+def _meant(model: Checkpoint, schema: Schema) -> dict[str, str]:
+    """What each field's values mean, as a checkpoint says it: classes and their names, sizes."""
+    plain = json.loads(json.dumps(schema_to_dict(schema)))
+    return {key: str(field) for key, field in schema_from_dict(plain, model.spec.fields).items()}
 
 
 def _bench(
@@ -202,7 +216,10 @@ def _imported(name: str) -> Features:
     """An object of the class at `package.module:CLASS`."""
     module, _, kind = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), kind)()
+        found = getattr(importlib.import_module(module), kind)()
+        if not callable(found) or not isinstance(found.name, str):
+            raise TypeError("it is no Features: those are called, and have a name")
+        return found
     except UserError:
         raise
     except Exception as error:  # somebody's module may fail in any way
@@ -229,7 +246,9 @@ def _models(settings: DictConfig, decoder: Any, alone: bool) -> tuple[Checkpoint
             f"{student.path} holds a {student.stage}; checkpoint= wants a student, or with "
             "guidance=[1,1.5,2] and no teacher= a teacher"
         )
-    path = settings.teacher or student.path.with_name("teacher.safetensors")
+    path = Path(settings.teacher or student.path.with_name("teacher.safetensors"))
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: name the student's teacher by teacher=")
     teacher = checkpoint.load(path, student.config.modality, student.device, decoder)
     if teacher.stage != "teacher" or teacher.shape != student.shape:
         raise UserError(f"{path} holds no teacher of samples {student.shape}; name it by teacher=")

@@ -313,11 +313,22 @@ def test_rows_of_another_seed_other_data_or_features_are_measured_again(student,
         (["modality=image"], "not of image"),
         (["features=no_such_module:Kind"], "features=no_such_module:Kind cannot be used"),
         (["features=test_evaluate:NoKind"], "NoKind"),
+        (["features=collections:OrderedDict"], "is no Features"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_sentence(student, words, sentence):
     with pytest.raises(UserError, match=sentence):
         run(student, *words)
+
+
+def test_data_of_other_classes_are_refused(student, monkeypatch):
+    """Their numbers would stand for other classes than those that the model draws."""
+    monkeypatch.setattr(ToyDataModule, "condition", {"label": Label(2, ("cat", "dog"))})
+    with pytest.raises(UserError, match="other conditions than the student: label is .*'cat'"):
+        run(student)
+    monkeypatch.setattr(ToyDataModule, "condition", {**SCHEMA, "size": Label(3)})
+    with pytest.raises(UserError, match="size is Label.classes=3.*there none"):
+        run(student)
 
 
 def test_features_of_ones_own_take_the_place_of_the_plugins(student):
