@@ -1,6 +1,7 @@
 """Models are shared as folders with a card, and drawn from where they lie or on the hub."""
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,25 @@ def test_a_last_time_that_was_chosen_later_goes_along(tmp_path, bits):
         assert all(torch.equal(value, same[name]) for name, value in weights.items())
     assert not (tmp_path / "metrics.json").exists()  # of another sampler
     assert "It has not been evaluated." in (tmp_path / "README.md").read_text()
+
+
+def test_figures_of_another_student_are_left_out(tmp_path, capsys):
+    """As after more training, or an evaluation of other weights in the same folder."""
+    given, out = tmp_path / "given", tmp_path / "shared"
+    given.mkdir()
+    for name in (hub.STUDENT, *hub.FIGURES):
+        shutil.copy(SHIPPED / name, given)
+    storage.restate(given / hub.STUDENT, 1.0)
+    hub.main([f"checkpoint={given}", f"out={out}"])
+    assert "is of another student than" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == [hub.CARD, hub.STUDENT]
+    assert "It has not been evaluated." in (out / hub.CARD).read_text()
+
+
+def test_a_card_names_what_the_model_takes_to_be_opened(tmp_path):
+    hub.main(["modality=audio", "decoder.vocoder=griffin_lim", f"out={tmp_path}"])
+    opened = f"checkpoint={tmp_path} decoder.vocoder=griffin_lim steps=2"
+    assert opened in (tmp_path / hub.CARD).read_text()
 
 
 def test_a_model_of_the_hub_is_found_by_its_name(shared, monkeypatch):

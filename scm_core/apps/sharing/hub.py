@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from omegaconf import OmegaConf
 
 from scm_core.apps.opening import PREFIX, STUDENT, open_checkpoint, settings_of
 from scm_core.base import console
-from scm_core.base.arguments import place
+from scm_core.base.arguments import Overrides, place
 from scm_core.base.errors import UserError, first_line, visible
 from scm_core.base.files import copy, write_text
 from scm_core.base.hub import NEEDS
@@ -49,24 +51,50 @@ def main(arguments: list[str]) -> None:
     place = f"{PREFIX}{settings.repository}" if settings.repository else settings.out
     folder = Path(settings.out)
     chosen = model.config.student.last_time if "student.last_time" in decoder else None
-    same = settings.bits == 16 and chosen is None
-    described = card(model, settings.licence, place, evaluated=same)
-    files = save(model.path, folder, settings.bits, described, chosen)
+    same = settings.bits == 16 and chosen is None and measured(model)
+    needs = {key: text for key, text in decoder.items() if key != "student.last_time"}
+    described = card(model, settings.licence, place, evaluated=same, needs=needs)
+    files = save(model.path, folder, settings.bits, described, chosen, FIGURES if same else ())
     console.console.print(f"{folder}: {', '.join(files)}")
     if settings.repository:
         console.console.print(upload(folder, files, settings.repository))
 
 
+def measured(model: Checkpoint) -> bool:
+    """Whether the figures beside a student are its own: of these weights, by this sampler.
+
+    It says so where they are another's, as after more training, or an evaluation of other weights
+    in the same folder.
+    """
+    path = _beside(model.path, "metrics.json")
+    if path is None:
+        return False
+    try:
+        found = json.loads(path.read_text())
+        student, last = found["student"]["sha256"], found.get("last_time", model.ends[1])
+    except Exception as error:  # a file that came with a model may hold anything
+        raise UserError(f"{path} holds no figures of scm_core.evaluate") from error
+    if (student, last) == (model.sha256, model.ends[1]):
+        return True
+    said = f"{path} is of another student than {model.path.name}: left out; evaluate it again"
+    console.console.print(said, soft_wrap=True)
+    return False
+
+
 def save(
-    student: Path, folder: Path, bits: int, described: str, last_time: float | None = None
+    student: Path,
+    folder: Path,
+    bits: int,
+    described: str,
+    last_time: float | None = None,
+    figures: Sequence[str] = (),
 ) -> list[str]:
-    """Write a student, its teacher and decoder, its card, and, of an unchanged student, its
-    figures; the names of these files.
+    """Write a student, its teacher and decoder, its card, and its `figures`; the names of these
+    files.
 
     The student is told a `last_time` that was chosen after its training. UserError when the disk
     refuses, for weights that are NaN or Inf, and for a folder with files of another model.
     """
-    figures = FIGURES if bits == 16 and last_time is None else ()
     found = {name: _beside(student, name) for name in (*WEIGHTS, *figures)}
     sources = {STUDENT: student, **{name: path for name, path in found.items() if path}}
     if folder.resolve() == student.resolve().parent:
@@ -108,10 +136,13 @@ def upload(folder: Path, files: list[str], repository: str) -> str:
         raise UserError(f"{repository} cannot be uploaded to: {first_line(error)}") from error
 
 
-def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) -> str:
+def card(
+    model: Checkpoint, licence: str | None, place: str, evaluated: bool, needs: Overrides
+) -> str:
     """The model card: what it draws, on what it was trained, its figures, how to use it.
 
-    The `place` is what checkpoint= takes to load it.
+    The `place` is what checkpoint= takes to load it, and `needs` are the words beside it without
+    which it was not opened here, such as decoder.pretrained=.
     """
     about = {
         "library_name": "scm-core",
@@ -122,6 +153,7 @@ def card(model: Checkpoint, licence: str | None, place: str, evaluated: bool) ->
     source = visible(str(model.statistics.get("source", model.spec.name)))
     named = model.config.modality
     where = f"modality={named} checkpoint={place}" if ":" in named else f"checkpoint={place}"
+    where = " ".join([where, *(shlex.quote(f"{key}={text}") for key, text in needs.items())])
     terms = visible(str(model.statistics.get("licence") or ""))
     lines = [
         f"---\n{OmegaConf.to_yaml(about)}---",
