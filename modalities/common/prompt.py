@@ -65,8 +65,10 @@ class Prompt(Tokens):
         return self._encoded(_listed(given))
 
     def check(self, given: Any) -> None:
-        """The same without encoding anything."""
-        for one in _listed(given):
+        """The same without encoding anything; UserError also for more than one request takes."""
+        if len(texts := _listed(given)) > KEPT:
+            raise UserError(f"{len(texts)} prompts are more than {KEPT} at a time")
+        for one in texts:
             self._checked(one)
 
     def json_schema(self) -> dict[str, Any]:

@@ -103,4 +103,6 @@ def test_nothing_is_served_but_the_paths_that_are_named():
 
 def test_who_opens_the_server_to_other_machines_is_told_so():
     assert guard.reach("127.0.0.1", ()) == ""
-    assert "as localhost, models.example; allowed_hosts=" in guard.reach("::", "models.example")
+    said = guard.reach("::", "models.example")
+    assert "as localhost, models.example; allowed_hosts= adds" in said and "\n" not in said
+    assert [guard.shown(host) for host in ("::", "0.0.0.0")] == ["[::]", "0.0.0.0"]

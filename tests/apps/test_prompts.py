@@ -51,6 +51,8 @@ def test_a_request_to_the_server_is_checked_without_encoding(student, monkeypatc
         assert asked.validate_python(given) == given
     with pytest.raises(ValidationError, match="more than the 16"):
         asked.validate_python("red " * 20)
+    with pytest.raises(ValidationError, match="300 prompts are more than 256"):
+        asked.validate_python(["a star"] * 300)
     assert {"type": "string", "minLength": 1} in asked.json_schema()["anyOf"]
 
 

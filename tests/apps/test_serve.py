@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+import torch
 import toy_plugin
 from environment import ROOT
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +33,7 @@ from scm_core.apps import sample
 from scm_core.apps.opening import open_checkpoint
 from scm_core.apps.serving import serve
 from scm_core.base.errors import UserError
-from scm_core.data import provenance
+from scm_core.data import media, provenance
 from scm_core.engine import checkpoint
 
 schemathesis = pytest.importorskip("schemathesis")
@@ -157,6 +158,23 @@ def test_a_plugin_of_another_package_is_served(address):
     wanted = {"modality": "toy", "condition": {"pitch": 1}, "n": 2}
     status, _, content = fetch(f"{address}/sample", wanted)
     assert status == 200 and len(files(content)) == 2
+
+
+def test_a_codec_may_save_more_than_one_file_of_a_kind(tmp_path, monkeypatch):
+    """What is sent is the one that is called as it was told."""
+    from scm_core.apps.serving import sampler
+
+    def save(self, wave, path):
+        media.write_png(self.preview(wave[None]), f"{path}-larger.png")
+        return media.write_png(self.preview(wave[None]), f"{path}.png")
+
+    monkeypatch.setattr(toy_plugin.ToyCodec, "save", save)
+    path = tmp_path / "student.safetensors"
+    toy_plugin.write_student(path)
+    model = open_checkpoint(str(path), "toy_plugin:SPEC", device="cpu")
+    assert sampler.describe(model).formats == ("png",)
+    (wave,) = model.codec.decode(torch.zeros(1, *model.shape))
+    assert sampler.encoded(model.codec.save, wave, "png", {}).startswith(b"\x89PNG")
 
 
 REFUSED = {

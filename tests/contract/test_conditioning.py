@@ -1,5 +1,6 @@
 """How people name a condition: classes by name or number, alone or in lists."""
 
+import time
 import unicodedata
 
 import pytest
@@ -55,6 +56,14 @@ def test_accents_are_the_same_however_they_are_encoded():
         names = (unicodedata.normalize(form, "café"), "tea")
         assert classes(names, "café") == classes(names, "cafe\u0301") == [names[0]]
         assert classes(names, "CAFÉ") == [names[0]]
+
+
+def test_a_text_that_is_too_long_for_a_name_is_refused_at_once():
+    """To put the accents of as many in order as a request may hold would take seconds."""
+    started = time.perf_counter()
+    with pytest.raises(UserError, match="no class"):
+        Label(2, ("cat", "dog")).check("a" + "\u0301\u0316" * 15_000)
+    assert time.perf_counter() - started < 1
 
 
 def test_an_unknown_name_is_answered_by_the_near_ones():

@@ -28,6 +28,7 @@ from starlette.middleware import Middleware
 from scm_core.apps.page.live import REFERENCE, Drawn, File, Live
 from scm_core.apps.web.connection import Connection
 from scm_core.apps.web.guard import EVERYWHERE, Guard, reach
+from scm_core.apps.web.guard import shown as shown_host
 from scm_core.base import console
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Control, Schema
@@ -69,9 +70,10 @@ def serve(tabs: dict[str, Live | str], host: str, port: int, allowed_hosts: Any 
         theme=gr.themes.Default(primary_hue="indigo", spacing_size="sm", **FONTS),
         css_paths=STYLE,
     )
-    address = f"http://{'localhost' if host in EVERYWHERE else host}:{port}"
-    opened = f"Open {address} in a browser; Ctrl-C ends it.{reach(host, allowed_hosts)}"
-    console.console.print(opened, soft_wrap=True)
+    address = f"http://{'localhost' if host in EVERYWHERE else shown_host(host)}:{port}"
+    console.console.print(f"Open {address} in a browser; Ctrl-C ends it.", soft_wrap=True)
+    if said := reach(host, allowed_hosts):
+        console.console.print(said, soft_wrap=True)
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(uvicorn.Config(app, log_level="error", http=Connection)).run([listener])
 

@@ -5,6 +5,7 @@ device draws. LitServe fails a whole batch when one request of it does, so what 
 has been checked there. What nobody waits for any more is not drawn (`serving.gate`).
 """
 
+import contextlib
 import signal
 import sys
 import tempfile
@@ -29,7 +30,8 @@ from scm_core.apps.serving import http
 from scm_core.apps.serving.gate import Places
 from scm_core.apps.writing import provenance_of
 from scm_core.base import distributed
-from scm_core.contract.fields import Condition, parse_condition
+from scm_core.base.errors import UserError
+from scm_core.contract.fields import Condition, Schema, parse_condition
 from scm_core.data import provenance
 from scm_core.engine import checkpoint, sampling
 from scm_core.engine.sampling import (
@@ -119,6 +121,8 @@ class Sampler(litserve.LitAPI):
             name: checkpoint.load(one.path, one.modality, device, self.decoder)
             for name, one in self.served.items()
         }
+        for model in self.models.values():
+            prepare(model.condition, encode=True)
 
     def decode_request(self, request: dict[str, Any]) -> Wanted:
         """The tensors of a request that has been checked."""
@@ -194,8 +198,7 @@ def encoded(save: Save, media: Any, ending: str, facts: provenance.Facts) -> byt
     with tempfile.TemporaryDirectory() as folder:
         with provenance.stating(facts):
             save(media, Path(folder) / "0")
-        (path,) = Path(folder).glob(f"*.{ending}")
-        return path.read_bytes()
+        return (Path(folder) / f"0.{ending}").read_bytes()
 
 
 def archive(files: list[bytes], ending: str) -> bytes:
@@ -207,13 +210,23 @@ def archive(files: list[bytes], ending: str) -> bytes:
     return buffer.getvalue()
 
 
+def prepare(schema: Schema, encode: bool) -> None:
+    """Load what checking a condition takes, or encoding it, such as a text encoder: now, rather
+    than when somebody waits for it."""
+    for field in schema.values():
+        with contextlib.suppress(UserError):  # without its encoder a prompt cannot be asked for
+            example = field.show(field.cycle(1)[0])
+            (field.parse_json if encode else field.check)(example)
+
+
 def describe(model: checkpoint.Checkpoint) -> http.Served:
     """What requests to a model may ask for; its formats are the endings that its decoder saves."""
+    prepare(model.condition, encode=False)  # before the process that answers is forked from here
     with torch.no_grad():
         (one,) = model.codec.decode(torch.zeros(1, *model.shape))
     with tempfile.TemporaryDirectory() as folder:
         first = model.codec.save(one, Path(folder) / "0").suffix[1:]
-        others = {path.suffix[1:] for path in Path(folder).iterdir()} - {first}
+        others = {path.suffix[1:] for path in Path(folder).glob("0.*")} - {first}
     steps = STEPS if model.stage == "student" else TEACHER_STEPS
     formats = (first, *sorted(others))
     return http.Served(model.path, model.config.modality, model.condition, steps, formats)

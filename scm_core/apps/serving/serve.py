@@ -47,12 +47,13 @@ def main(arguments: list[str]) -> None:
     # On the CPU: the process that answers is forked from this one, which CUDA does not survive.
     models = [open_checkpoint(settings.checkpoint, name, decoder, "cpu") for name in names]
     served = {model.spec.name: sampler.describe(model) for model in models}
-    address = f"http://{settings.host}:{settings.port}"
+    address = f"http://{guard.shown(settings.host)}:{settings.port}"
     console.console.print(
-        f"serving {', '.join(served)} at {address}/sample, described at {address}/docs"
-        f"{guard.reach(settings.host, settings.allowed_hosts)}",
+        f"serving {', '.join(served)} at {address}/sample, described at {address}/docs",
         soft_wrap=True,
     )
+    if said := guard.reach(settings.host, settings.allowed_hosts):
+        console.console.print(said, soft_wrap=True)
     processes.serve(served, decoder, settings)
     console.console.print("stopped")
 

@@ -17,6 +17,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from scm_core.base.arguments import several
+
 MAX_BYTES = 65_536  # of a request
 TOO_LARGE = f"the request is larger than {MAX_BYTES} bytes"
 EVERYWHERE = ("0.0.0.0", "::")
@@ -137,9 +139,12 @@ def refusal(status: int, sentence: str) -> JSONResponse:
 
 def named(allowed_hosts: Any) -> list[str]:
     """The names of a word that gives one or several."""
-    if isinstance(allowed_hosts, str):
-        return [allowed_hosts.lower()]
-    return [str(name).lower() for name in allowed_hosts or ()]
+    return [name.lower() for name in several(allowed_hosts)]
+
+
+def shown(host: str) -> str:
+    """A host as addresses have it."""
+    return f"[{host}]" if ":" in host else host
 
 
 def reach(host: str, allowed_hosts: Any) -> str:
@@ -148,6 +153,6 @@ def reach(host: str, allowed_hosts: Any) -> str:
         return ""
     names = ", ".join(["localhost", *named(allowed_hosts)])
     return (
-        f"\nopen to all who reach this machine, by its addresses and as {names}; allowed_hosts="
+        f"open to all who reach this machine, by its addresses and as {names}; allowed_hosts= "
         "adds names"
     )

@@ -16,16 +16,18 @@ from scm_core.base.errors import UserError
 from scm_core.contract.fields.field import Control, Field
 
 NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")
+LONG = 1 << 10  # characters, above which no class has a name: they would take long to put in order
 
 
 def _composed(text: str) -> str:
     """Without regard to how accents are encoded, which differs between systems, and to margins."""
-    return unicodedata.normalize("NFC", text).strip()
+    text = text.strip()
+    return text if len(text) > LONG else unicodedata.normalize("NFC", text).strip()
 
 
 def _folded(text: str) -> str:
     """The same without regard to case."""
-    return unicodedata.normalize("NFC", _composed(text).casefold())
+    return _composed(_composed(text).casefold())
 
 
 def _number(text: str) -> int | None:
