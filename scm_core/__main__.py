@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ def main() -> None:
         sys.exit(2)
     else:
         sys.argv[1:] = arguments
+        if not sys.flags.safe_path:  # as python -m: plugins may lie in the working directory
+            sys.path.insert(0, os.getcwd())
         runpy.run_module(f"scm_core.{name}", run_name="__main__", alter_sys=True)
 
 

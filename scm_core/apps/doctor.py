@@ -106,7 +106,11 @@ def plugin(name: str) -> Iterator[Finding]:
         yield Finding("loads", False, str(error))
         return
     yield Finding("loads", True, f"version {spec.api_version} of the contract")
-    settings = config.defaults(spec)
+    try:
+        settings = config.defaults(spec)
+    except UserError as error:
+        yield Finding("configuration", False, str(error))
+        return
     settings.modality = name
     questions = {"evaluation": lambda: ", ".join(f.name for f in spec.features(settings))}
     if spec.find_data:

@@ -68,6 +68,7 @@ def describe(name: str, *overrides: str) -> None:
     one and the overrides name no other.
     """
     spec = modalities.get(name)
+    defaults = config.defaults(spec)
     console.console.print(f"modality {name}: {inspect.getfile(spec.config)}")
     console.console.print()
     own = {field.name for field in dataclasses.fields(spec.config)}
@@ -76,7 +77,7 @@ def describe(name: str, *overrides: str) -> None:
     for title, wanted in (("Its own keys", own), ("Keys that all plugins share", None)):
         rows = [
             row
-            for row in keys(spec.config, config.defaults(spec), comments)
+            for row in keys(spec.config, defaults, comments)
             if (row[0].partition(".")[0] in own) == (wanted is own)
         ]
         console.console.print(f"{title}:")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +54,13 @@ def test_a_plugin_says_where_its_data_are(monkeypatch):
     monkeypatch.setitem(image.__dict__, "find_data", nowhere)
     data = findings(doctor.plugin("image"))["data"]
     assert (data.ok, data.said) == (False, "put them there")
+
+
+def test_a_plugin_without_its_files_is_a_finding(monkeypatch):
+    """As one whose package forgot its YAML; the others are still looked at."""
+    monkeypatch.setitem(spec.get("image").__dict__, "config_file", Path("nowhere.yaml"))
+    found = findings(doctor.plugin("image"))["configuration"]
+    assert (found.ok, found.said) == (False, "no file nowhere.yaml")
 
 
 def test_a_broken_plugin_is_a_finding():

@@ -60,6 +60,8 @@ def test_it_is_small_and_clean(run, tmp_path):
         (("2waves",), "cannot be a package's name"),
         (("my-waves",), "cannot be a package's name"),
         (("../waves",), "cannot be a package's name"),
+        (("waves_",), "cannot be a package's name"),
+        (("été",), "cannot be a package's name"),
         (("class",), "cannot be a package's name"),
         (("Waves",), "cannot be a package's name"),
         (("image",), "a modality called image is installed already"),

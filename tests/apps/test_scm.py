@@ -42,6 +42,15 @@ def test_a_command_gets_its_arguments(monkeypatch, capsys):
     assert "no modality is called nothing" in refused
 
 
+def test_plugins_of_the_working_directory_are_found(monkeypatch, capsys, tmp_path):
+    """As with python -m, though the command itself lies elsewhere."""
+    (tmp_path / "lying_here.py").write_text("SPEC = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    error = said(monkeypatch, capsys, "plugins", "lying_here:SPEC", code=2).err
+    assert "lying_here:SPEC is not a ModalitySpec" in error
+
+
 def test_the_package_itself_is_the_command():
     line = [sys.executable, "-m", "scm_core", "sample", "--help"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
+import re
 from pathlib import Path
 
 from scm_core.base import console
@@ -13,6 +14,7 @@ from scm_core.contract import spec
 
 TEMPLATE = Path(__file__).with_name("template")
 TOKEN = "newname"
+NAME = "[a-z]([a-z0-9_]*[a-z0-9])?"  # of a package, for Python and for pip
 ENDINGS = (".py", ".toml", ".yaml", ".md")
 
 
@@ -33,7 +35,7 @@ def write(name: str, parent: Path) -> Path:
 
     Raises UserError for a name that is no Python identifier or already in use.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or not name.islower():
+    if not re.fullmatch(NAME, name) or keyword.iskeyword(name):
         raise UserError(f"{name!r} cannot be a package's name: give lower-case letters, digits, _")
     if name in {entry.name for entry in spec.installed()}:
         raise UserError(f"a modality called {name} is installed already: choose another name")
