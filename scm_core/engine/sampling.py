@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -156,6 +157,8 @@ def make_sampler(
     """The sampling function that suits the checkpoint's stage; UserError for a wrong wish."""
     if steps is not None and steps < 1:
         raise UserError(f"steps={steps} must be at least 1")
+    if guidance is not None and not 0 <= guidance < math.inf:
+        raise UserError(f"guidance={guidance} is no number from 0 on")
     baked = model.config.student.guidance
     if model.stage == "student":
         if name not in (None, "consistency"):

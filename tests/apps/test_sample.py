@@ -54,3 +54,9 @@ def test_data_and_noise_are_no_time_to_look(refused, toy, tmp_path, last):
     assert "must be above 0 and at most 1.5" in said
     said = refused("train", "modality=image", "preset=smoke", f"student.last_time={last}")
     assert "must be above 0 and at most 1.5" in said
+
+
+@pytest.mark.parametrize("guidance", ["nan", "inf", "-1"])
+def test_guidance_is_a_number_from_0_on(refused, toy, tmp_path, guidance):
+    words = ["modality=toy_plugin:SPEC", f"checkpoint={toy}", f"out={tmp_path}"]
+    assert "is no number from 0 on" in refused("sample", *words, f"guidance={guidance}")
