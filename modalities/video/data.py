@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ class VideoDataModule(PixelData):
         """Check the configuration; nothing is read before ``setup()``. With an ``encoder`` clips
         are those of a folder, and have captions."""
         super().__init__(config, ["frames", "size", "clips", "stride"], limits)
-        if config.fps <= 0:
-            raise UserError(f"data.fps={config.fps:g} must be above 0.")
+        if not 0 < config.fps < math.inf:
+            raise UserError(f"data.fps={config.fps:g} must be above 0 and finite.")
         self.cache, self.encoder = cache / "videos", encoder
 
     def read(self) -> tuple[Split, Split]:

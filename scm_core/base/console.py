@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -121,6 +122,8 @@ def quieten() -> None:
     """Silence what libraries say about themselves and a user cannot act on, and tame the rest."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of a terminal that knows few characters
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.lastResort.setFormatter(Formatter())  # which prints what no library has a handler for
     sys.excepthook = _uncaught
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import re
 import tarfile
 from collections.abc import Iterator
@@ -126,6 +127,8 @@ def _member(shard: Path, info: tarfile.TarInfo) -> Member:
     name = PurePosixPath(info.name)
     if name.is_absolute() or ".." in name.parts:
         raise ValueError(f"{info.name} would lie outside of it")
+    if not math.isfinite(1e9 * info.mtime):
+        raise ValueError(f"{info.name} has a date that is none")
     return Member(shard, shard.parent / name, info.offset_data, info.size, info.mtime)
 
 

@@ -3,8 +3,12 @@
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
+from environment import ROOT
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
@@ -48,6 +52,15 @@ def test_no_way_to_print_lets_a_text_steer_the_terminal(way, capfd, refused):
     shown = out.getvalue()
     assert r"\x1b[2J" in shown and "[red]:cat:" in shown
     assert all(one.isprintable() or one == "\n" for one in shown)
+
+
+def test_what_a_terminal_cannot_show_stands_as_an_escape(tmp_path):
+    line = [sys.executable, "-m", "scm_core.sample", "modality=image", "n=1"]
+    of_few = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*line, f"out={tmp_path}/画"], env=of_few, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and "\\u753b" in done.stdout, done.stderr
 
 
 def test_a_file_has_one_line_about_its_signature(tmp_path, capfd):

@@ -207,6 +207,15 @@ def test_a_name_in_a_shard_stays_in_its_folder(refused, tmp_path, name):
     assert f"a.tar is no whole, uncompressed tar file ({name} would lie" in refused("train", *words)
 
 
+@pytest.mark.parametrize("date", ["inf", "nan", "1e300"])
+def test_a_date_that_is_none_is_one_sentence(tmp_path, date):
+    tar(tmp_path / "a.tar", "one/a.png", pax_headers={"mtime": date})
+    with pytest.raises(
+        UserError, match=r"a\.tar is no whole, .*one/a\.png has a date that is none"
+    ):
+        classified(tmp_path, {".png"}, "image")
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
 def test_links_and_devices_in_a_shard_are_no_files(tmp_path, kind):
     tar(tmp_path / "a.tar", "one/a.png", type=kind, linkname="/etc/passwd")

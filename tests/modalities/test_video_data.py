@@ -1,5 +1,7 @@
 """Moving garments: the same every time, going where they are asked to, standardised."""
 
+import math
+
 import pytest
 import torch
 
@@ -71,6 +73,7 @@ def test_samples_have_the_scale_that_the_core_expects(fashion_root):
     [
         ({"name": "films"}, "is none of sprites"),
         ({"fps": 0}, "must be above 0"),
+        ({"fps": math.nan}, "must be above 0"),
         ({"frames": 0}, "data.frames=0 must be at least 1"),
     ],
 )
