@@ -179,7 +179,10 @@ def load(
         raise UserError(f"{called} cannot be read: {first_line(error)}") from error
     if not (hasattr(network, "encode") and hasattr(network, "decode")):
         raise UserError(f"{called} is a {kind}, which is no autoencoder")
-    channels = network.config.in_channels
+    known = network.config  # Qwen-Image's has the other name
+    channels = known.get("in_channels") or known.get("input_channels")
+    if not channels:
+        raise UserError(f"{called} is a {kind}, which takes no pictures")
     if kind == "AutoencoderKLWan":  # which folds pixels into channels itself; others count before
         channels //= (network.config.get("patch_size") or 1) ** 2
     if shape[0] not in (1, channels):

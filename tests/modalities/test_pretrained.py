@@ -50,6 +50,9 @@ MAKE = {
         out_channels=12,
         patch_size=2,
     ),
+    "qwen": lambda: diffusers.AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 2, 2], num_res_blocks=1
+    ),
     "ltx": lambda: diffusers.AutoencoderKLLTXVideo(
         latent_channels=8,
         block_out_channels=(8, 8, 8, 8),
@@ -66,6 +69,7 @@ CASES = [
     ("dc", (3, 5, 32, 32), (4, 5, 16, 16)),
     ("wan", (3, 17, 32, 32), (4, 5, 4, 4)),
     ("wan 2.2", (3, 17, 32, 32), (4, 5, 2, 2)),
+    ("qwen", (3, 5, 32, 32), (4, 2, 4, 4)),
     ("ltx", (3, 9, 32, 32), (8, 2, 1, 1)),
 ]
 
@@ -136,6 +140,10 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, monkeypatch):
     diffusers.UNet1DModel(block_out_channels=(32, 32, 64)).save_pretrained(tmp_path / "unet")
     with pytest.raises(UserError, match="is a UNet1DModel, which is no autoencoder"):
         load(tmp_path / "unet", (3, 32, 32))
+    sound = diffusers.AutoencoderOobleck(8, [2], [1], 8, 4)
+    sound.save_pretrained(tmp_path / "sound")
+    with pytest.raises(UserError, match="is a AutoencoderOobleck, which takes no pictures"):
+        load(tmp_path / "sound", (3, 32, 32))
     with pytest.raises(UserError, match="takes 3 channels, samples have 4"):
         load(save("tiny", tmp_path / "tiny"), (4, 32, 32))
     monkeypatch.setitem(sys.modules, "diffusers", None)
