@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modalities.common.text import TextEncoder, opened
-from scm_core.base.errors import UserError
+from scm_core.base.errors import UserError, halved
 from scm_core.contract.fields import Control, Tokens
 from scm_core.data.embeddings import Embeddings
 
@@ -147,6 +147,8 @@ class Prompt(Tokens):
         text = " ".join(text.split())
         if not text:
             raise UserError("the prompt is empty: say what is wanted")
+        if halved(text):
+            raise UserError(f"the prompt {text[:40]!r} has half of a character")
         known = (self.encoder, text) in REMEMBERED
         loaded = None if known else self._encoder().loaded
         if loaded and (count := loaded.count(text)) > loaded.limit:

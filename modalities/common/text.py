@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from scm_core.base.device import best_device
-from scm_core.base.errors import UserError, first_line
+from scm_core.base.errors import UserError, first_line, reason
 from scm_core.base.hub import downloaded
 from scm_core.contract.fields.tokens import Unpacked
 
@@ -82,7 +82,10 @@ class TextEncoder:
         found = [path for form in FILES[:-1] for path in sorted(folder.glob(form))]
         index = folder / f"{WEIGHTS}.index.json"
         if index.exists():
-            names = set(json.loads(index.read_text())["weight_map"].values())
+            try:
+                names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{index} cannot be read: {reason(error)}") from error
         else:
             names = {WEIGHTS} if (folder / "config.json").exists() else set()
         for name in sorted(names):

@@ -17,7 +17,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scm_core.base.errors import UserError, first_line
+from scm_core.base.errors import UserError, first_line, halved
 
 Overrides = dict[str, str]  # by their dotted keys
 UNSET = (None, "", "null")  # what takes a value back
@@ -44,7 +44,7 @@ def parse(arguments: list[str]) -> Overrides:
             raise UserError(f"{word!r} is not key=value; --help lists the keys")
         if "???" in word:  # which OmegaConf takes for a value that is still to come
             raise UserError(f"{word!r} gives no value")
-        if any("\ud800" <= one <= "\udfff" for one in word):  # as Python reads other bytes
+        if halved(word):
             raise UserError(
                 f"{word!r} has bytes that are no UTF-8, which a configuration cannot hold: rename "
                 "the file or folder, or name a link to it"

@@ -15,6 +15,12 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or first_line(error)
 
 
+def halved(text: str) -> bool:
+    """Whether a text holds halves of characters, which nothing encodes: some escapes write them,
+    and so Python reads bytes that are no UTF-8."""
+    return any("\ud800" <= one <= "\udfff" for one in text)
+
+
 def visible(text: str, keep: str = "") -> str:
     """A text in one line, where what steers a terminal or is not seen stands as an escape.
 

@@ -92,7 +92,9 @@ def _of_tables(
             path = others[table].parent / name
             if path not in media:
                 raise UserError(f"{where} is the caption of {name}, but there is no such {kind}.")
-            found[media[path]] = stripped(row[column], where)
+            caption = stripped(row[column], where)
+            if found.setdefault(media[path], caption) != caption:
+                raise UserError(f"{where} is another caption of {name}: give each {kind} one.")
     return found
 
 
@@ -101,15 +103,18 @@ def _rows(table: File) -> Iterator[tuple[str, dict[str, Any]]]:
     text = _text(table)
     if table.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        for row in reader:
-            yield f"{table}, line {reader.line_num},", row
+        try:
+            for row in reader:
+                yield f"{table}, line {reader.line_num},", row
+        except csv.Error as error:  # of a quotation mark that nothing closes, for one
+            raise UserError(f"{table}, line {reader.line_num}, cannot be read: {error}.") from error
         return
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{table}, line {number},"
         if line.strip():
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise UserError(f"{where} is not a JSON object.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scm_core.base.errors import UserError, first_line
+from scm_core.base.errors import UserError, first_line, halved
 from scm_core.data.cache import CACHE
 from scm_core.data.folders import Classes, hold_out
 from scm_core.data.layout import part
@@ -79,8 +79,13 @@ def captioned(folder: Path, kind: str) -> tuple[Classes, set[Any], dict[Any, str
 
 
 def stripped(caption: Any, where: Any) -> str:
-    """A caption in one line; UserError, which says where it stands, for one that is empty."""
-    text = " ".join(caption.split()) if isinstance(caption, str) else ""
+    """A caption in one line; UserError, which says where it stands, for one that is empty or no
+    text: half of a character that two escapes write is none."""
+    if caption is not None and not isinstance(caption, str):
+        raise UserError(f"{where} has a caption that is no text, but a {type(caption).__name__}.")
+    text = " ".join((caption or "").split())
+    if halved(text):
+        raise UserError(f"{where} has half of a character in its caption: {text[-40:]!r}.")
     if not text:
         raise UserError(f"{where} has an empty caption: write one, or remove what it describes.")
     return text

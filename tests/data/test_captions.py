@@ -74,6 +74,16 @@ def broken(folder, what):
         table.write_text('{"file_name": "0.png", "text": "a"}\n{"file_name": "9.png", "text": "b"}')
     elif what == "line":
         table.write_text('{"file_name": "0.png", "text": "a"}\n\nnot json')
+    elif what == "twice":
+        table.write_text('{"file_name": "0.png", "text": "a"}\n{"file_name": "0.png", "text": "b"}')
+    elif what == "list":
+        table.write_text('{"file_name": "0.png", "text": ["a", "b"]}')
+    elif what == "half":
+        table.write_text('{"file_name": "0.png", "text": "a heart \\ud83d"}')
+    elif what == "number":
+        table.write_text(f'{{"file_name": "0.png", "text": "a", "id": {"1" * 5000}}}')
+    elif what == "quote":
+        (folder / "metadata.csv").write_text('file_name,text\n0.png,"a\n' + "1.png,b\n" * 20_000)
     elif what == "columns":
         (folder / "metadata.csv").write_text("file,text\n0.png,a\n")
 
@@ -88,6 +98,11 @@ def broken(folder, what):
         ("bytes", r"0\.txt cannot be read: it is not UTF-8"),
         ("stranger", r"metadata\.jsonl, line 2, is the caption of 9\.png, but there is no such"),
         ("line", r"metadata\.jsonl, line 3, is not a JSON object"),
+        ("twice", r"metadata\.jsonl, line 2, is another caption of 0\.png: give each image one"),
+        ("list", r"metadata\.jsonl, line 1, has a caption that is no text, but a list"),
+        ("half", r"metadata\.jsonl, line 1, has half of a character in its caption"),
+        ("number", r"metadata\.jsonl, line 1, is not a JSON object"),
+        ("quote", r"metadata\.csv, line \d+, cannot be read: field larger than field limit"),
         ("columns", r"metadata\.csv, line 2, has no file_name"),
     ],
 )

@@ -70,7 +70,11 @@ def test_several_prompts_and_what_is_none(encoder, tmp_path):
         found = parse_condition({"prompt": field}, {"prompt": given}, 3)["prompt"]
         assert torch.equal(found, torch.stack([one, two, one]))
     field.check("large heart")
-    for wrong, said in (("  ", "is empty"), ("red " * 15, "has 17 tokens, more than the 16")):
+    for wrong, said in (
+        ("  ", "is empty"),
+        ("red " * 15, "has 17 tokens, more than the 16"),
+        ("a red \ud83d", "has half of a character"),
+    ):
         for read in (field.parse, field.check):
             with pytest.raises(UserError, match=said):
                 read(wrong)
@@ -106,12 +110,19 @@ def test_captions_are_cut_at_the_encoders_length_which_is_said_once(encoder, tmp
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [("pickle", r"no model\.safetensors"), ("config", "cannot be read"), ("gone", "is no folder")],
+    [
+        ("pickle", r"no model\.safetensors"),
+        ("config", "cannot be read"),
+        ("index", r"model\.safetensors\.index\.json cannot be read"),
+        ("gone", "is no folder"),
+    ],
 )
 def test_an_encoder_that_cannot_be_read_is_one_sentence(tmp_path, damage, said):
     folder = texts.bert(tmp_path / "bert")
     if damage == "pickle":
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    elif damage == "index":
+        (folder / "model.safetensors.index.json").write_text("{}")
     elif damage == "config":
         (folder / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(UserError, match=said) as error:
