@@ -12,6 +12,7 @@ from scm_core.base.errors import UserError, reason
 
 SPREAD = 1e-3  # of a standard deviation, within which means and deviations are the same
 ROUNDING = 1e-5  # of any other number that is not whole
+CALLED = "statistics.source"  # the name that data have, for which a folder's may stand
 
 
 def agreed(path: Path, measured: dict[str, Any], other: str) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def agreed(path: Path, measured: dict[str, Any], other: str) -> dict[str, Any]:
         raise UserError(
             f"{path} is not what a run wrote ({reason(error)}): put it back, or choose another out="
         ) from error
-    if different := next(differences(known, {key: measured[key] for key in known}), None):
+    found = differences(known, {key: measured[key] for key in known})
+    if different := next((name for name in found if name != CALLED), None):
         raise UserError(
             f"{path.parent} holds a run {other}: choose another out= ({different} differs)"
         )

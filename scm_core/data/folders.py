@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 0.05
 BROKEN = 0.01
+ALL = "all"  # the one class of files that lie in no class folder
 SYSTEM = ("/proc", "/sys")  # no disks, and full of links to everywhere
 
 Read = TypeVar("Read")
@@ -54,7 +55,7 @@ def classified(
 
     Held out are the files in ``test/`` or else ``val/`` beside ``train/``, by these or other names
     (see `layout`), or else 5 % of each class, chosen by a hash of its path. Files directly
-    in the folder are one class, named as the folder. ``pattern`` is a regular expression whose one
+    in the folder are one class, called `ALL`. ``pattern`` is a regular expression whose one
     group, searched in a file's path within the folder, is its class; files that it does not match
     are left out. Neither by a pattern nor ``by_subfolder``, all are of one class. Raises UserError
     for a folder that is missing, without any such file, or mixed, for held-out files without any
@@ -88,8 +89,8 @@ def classified(
     tell(folder, found)
     if not pattern and by_subfolder:
         tell_left_out(folder, found.homes, others.values(), set(classes), known)
-    if list(classes) == ["."]:
-        classes = {(folder / found.root).resolve().name: classes["."]}
+    if list(classes) == ["."]:  # not called as the folder, which may be moved or packed
+        classes = {found.root.name or ALL: classes["."]}
     return classes, held
 
 

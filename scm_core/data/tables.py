@@ -14,7 +14,7 @@ from typing import Any
 
 from scm_core.base.errors import UserError, first_line, halved
 from scm_core.data.cache import CACHE
-from scm_core.data.folders import Classes, hold_out
+from scm_core.data.folders import ALL, Classes, hold_out
 from scm_core.data.layout import part
 from scm_core.data.shards import Inside
 
@@ -75,7 +75,7 @@ def captioned(folder: Path, kind: str) -> tuple[Classes, set[Any], dict[Any, str
         raise UserError(f"{folder} has no split to train on: call one train.")
     captions = dict([*trained, *held])
     out = {row for row, _ in held} or set(hold_out([row for row, _ in trained], folder))
-    return {folder.resolve().name: list(captions)}, out, captions
+    return {ALL: list(captions)}, out, captions
 
 
 def stripped(caption: Any, where: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from scm_core.apps.sharing import pack
 from scm_core.base.claim import agreed
 from scm_core.base.errors import UserError
 from scm_core.base.files import Lock
@@ -155,6 +156,19 @@ def test_pictures_of_the_same_statistics_are_other_pictures(tmp_path):
     first.rename(tmp_path / "kept"), second.rename(first), (tmp_path / "kept").rename(second)
     with pytest.raises(UserError, match="on other data: choose another out= .identity"):
         opened([*words, f"data.root={tmp_path / 'elsewhere'}"])
+
+
+@pytest.mark.parametrize("kind", ["image", "loose images", "audio"])
+def test_data_may_lie_elsewhere_or_be_packed(tmp_path, kind):
+    name = "audio" if kind == "audio" else "image"
+    {"image": pictures, "audio": sounds}[name](tmp_path / "data")
+    root = tmp_path / "data" / ("a" if "loose" in kind else "")
+    words = [f"modality={name}", "preset=smoke", f"out={tmp_path / 'run'}", *WORDS[name]]
+    first = opened([*words, f"data.root={root}"])
+    elsewhere = root.rename(tmp_path / "elsewhere")
+    pack.main([f"root={elsewhere}", f"out={tmp_path / 'packed'}"])
+    for place in (elsewhere, tmp_path / "packed"):
+        assert opened([*words, f"data.root={place}"]).statistics == first.statistics
 
 
 def in_memory(noise=0.0):

@@ -72,6 +72,11 @@ def test_a_split_without_classes_is_one_class_of_its_folder_s_name(tmp_path):
     assert found == {"photos": ("photos/Train/1.png", "photos/Valid/2.png")}
 
 
+def test_files_without_a_folder_of_their_own_are_one_class_wherever_they_lie(tmp_path):
+    both = [read(tmp_path / name, "1.png", "2.png", "3.png") for name in ("here", "there")]
+    assert both[0] == both[1] and list(both[0]) == ["all"]
+
+
 @pytest.mark.parametrize("name", ["test", "train", "val", "Dev"])
 def test_a_class_may_have_a_split_s_name_where_no_sibling_makes_it_one(tmp_path, name):
     found = read(tmp_path, *(f"{kind}/{i}.png" for kind in ("cats", name) for i in range(3)))
