@@ -35,7 +35,7 @@ SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob"),
     *(".ts", ".mts", ".m2ts", ".wmv", ".asf", ".ogv", ".gif"),
 }
-VERSION = 2  # of the preparation: another one makes other clips
+VERSION = 3  # of the preparation: another one makes other clips
 LATE = 0.2  # of a frame: files round their times, GIFs to hundredths of a second
 
 
@@ -128,7 +128,8 @@ def read_frames(path: File, fps: float, size: int, limits: Limits | None = None)
         try:
             stream = opened.streams.video[0]
             rate, wide = stream.average_rate or fps, float(stream.sample_aspect_ratio or 1)
-            for frame, times in _shown(frames(opened, "video", limits), fps, 1 / float(rate)):
+            decoded, ordered = frames(opened, "video", limits), opened.format.name != "avi"
+            for frame, times in _shown(decoded, fps, 1 / float(rate), ordered):
                 limits.check(bytes=3 * size * size * (len(squares) + times))
                 limits.check_square(round(wide * frame.width), frame.height, size)
                 squares += [_square(frame, wide, size)] * times
@@ -141,26 +142,33 @@ def read_frames(path: File, fps: float, size: int, limits: Limits | None = None)
     return torch.stack(squares)
 
 
-def _shown(decoded: Iterator[Any], fps: float, usual: float) -> Iterator[tuple[Any, int]]:
+def _shown(
+    decoded: Iterator[Any], fps: float, usual: float, ordered: bool
+) -> Iterator[tuple[Any, int]]:
     """Each frame that is on the screen at a multiple of 1 / fps, and at how many of them.
 
-    ``usual`` is the seconds between two frames, for those without a time of their own. An AVI gives
-    times out of order to frames that are stored out of order: they have none either.
+    ``usual`` is the seconds between two frames, for those without a time of their own, or with that
+    of the one before; the next time that is later holds again. Where the clock goes back, it goes
+    on from there. Not ``ordered`` is an AVI, which gives times out of order to frames that are
+    stored out of order: they have none either.
     """
-    last, begin, now, count = None, 0.0, 0.0, 0
+    last, before, begin, now, count, ahead, gap = None, None, 0.0, 0.0, 0, 0.0, usual
     for frame in decoded:
         time = frame.time
         if last is None:
             begin = now = time or 0.0
         else:
-            usual = time - now if time is not None and time > now else usual
-            now += usual
+            own = time is not None and (time != before if ordered else time > now)
+            if own and ordered and before is not None and time < before:
+                own, ahead = False, now + usual - time
+            shown = max(now, time + ahead) if own else now + usual
+            gap, now = shown - now or gap, shown
             due = math.ceil((now - begin) * fps - LATE) - count
             if due > 0:
                 yield last, due
                 count += due
-        last = frame
-    due = math.ceil((now + usual - begin) * fps - LATE) - count
+        last, before = frame, before if time is None else time
+    due = math.ceil((now + gap - begin) * fps - LATE) - count
     if last is not None and (due > 0 or not count):
         yield last, max(due, 1)
 

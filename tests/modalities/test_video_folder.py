@@ -73,20 +73,35 @@ def test_a_whole_ratio_of_rates_takes_every_nth_frame(tmp_path, rate, fps, step)
     assert levels(read_frames(path, fps, 32)) == list(range(0, 24, step))
 
 
-def test_a_variable_rate_is_followed(tmp_path):
-    """Frame 1 is shown for a second, the others for a tenth."""
-    path = tmp_path / "clip.mkv"
+def variable(path, *times):
+    """A file whose frames, each eight greys brighter, have these times in milliseconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.height = stream.width = 32
         stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, 1000)
         stream.codec_context.time_base = Fraction(1, 1000)
-        for picture, time in zip(ramp(4).permute(1, 2, 3, 0), (0, 100, 1100, 1200), strict=True):
+        stream.codec_context.max_b_frames = 0
+        for picture, time in zip(ramp(len(times)).permute(1, 2, 3, 0), times, strict=True):
             frame = av.VideoFrame.from_ndarray(picture.numpy(), "rgb24")
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def test_a_variable_rate_is_followed(tmp_path):
+    """Frame 1 is shown for a second, the others for a tenth."""
+    path = variable(tmp_path / "clip.mkv", 0, 100, 1100, 1200)
     assert levels(read_frames(path, 10, 32)) == [0] + 10 * [1] + [2, 3]
+
+
+def test_a_time_that_two_frames_have_delays_no_later_one(tmp_path):
+    """After a long gap, as in what a screen or a telephone records."""
+    path = variable(tmp_path / "clip.mkv", 0, 100, 1100, 1100, 1200, 1300, 1400, 1400, 1500)
+    found = levels(read_frames(path, 10, 32))
+    assert found[:11] == [0] + 10 * [1] and found[-1] == 8 and len(found) in (16, 17)
+    path = variable(tmp_path / "pairs.mkv", *(200 * (i // 2) for i in range(8)))
+    assert levels(read_frames(path, 10, 32)) == list(range(8))
 
 
 def broadcast(path, *parts):
