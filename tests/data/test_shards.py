@@ -165,6 +165,7 @@ def test_an_interrupted_packing_goes_on(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="has 2 of 4 shards"):
         list(shards.members(out))
     written[1].write_bytes(written[1].read_bytes()[:-100_000])  # as if by a full disk
+    (out / ".00002-of-00004.1.part.tar").write_bytes(b"")  # as by kill -9
     monkeypatch.setattr(
         pack, "write", lambda shard, *rest: written.append(shard) or write(shard, *rest)
     )

@@ -18,6 +18,7 @@ from scm_core.base.errors import UserError
 from scm_core.base.files import replacing
 from scm_core.data import shards
 from scm_core.data.folders import walk
+from scm_core.data.layout import ignored
 from scm_core.engine import config
 
 
@@ -47,7 +48,8 @@ def main(arguments: list[str]) -> None:
     if not parts:
         raise UserError(f"root={root} has no files")
     names = [out / f"{i:05d}-of-{len(parts):05d}.tar" for i in range(len(parts))]
-    if strange := sorted(set(out.glob("*.tar")) - set(names)):
+    there = {path for path in out.glob("*.tar") if not ignored(path.name)}  # no killed one's part
+    if strange := sorted(there - set(names)):
         raise UserError(f"out={out} has other shards ({strange[0].name}); choose another folder")
     for path, files in zip(track(names, "packing", transient=True), parts, strict=True):
         if not (path.exists() and holds(path, root, files)):
