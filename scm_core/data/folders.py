@@ -21,7 +21,7 @@ from scm_core.base.distributed import cpus
 from scm_core.base.errors import UserError, reason
 from scm_core.contract.fields import Label, Schema
 from scm_core.data.cache import hashed
-from scm_core.data.layout import empty_parts, ignored, layout, tell, tell_left_out
+from scm_core.data.layout import empty_parts, ignored, layout, tell, tell_left_out, walk
 from scm_core.data.shards import File, members
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 HELD_OUT = 0.05
 BROKEN = 0.01
 ALL = "all"  # the one class of files that lie in no class folder
-SYSTEM = ("/proc", "/sys")  # no disks, and full of links to everywhere
 
 Read = TypeVar("Read")
 
@@ -92,29 +91,6 @@ def classified(
     if list(classes) == ["."]:  # not called as the folder, which may be moved or packed
         classes = {found.root.name or ALL: classes["."]}
     return classes, held
-
-
-def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files in a folder and its subfolders; links are followed, but not back to ``above``.
-
-    What is hidden or a system's own is left out. UserError for a folder that cannot be read, or
-    holds the system's processes (/proc), which have no end.
-    """
-    real = folder.resolve()
-    if real in above:
-        return
-    try:
-        if real.stat().st_dev in {os.stat(path).st_dev for path in SYSTEM if os.path.ismount(path)}:
-            raise UserError(f"{folder} holds the system's own and no files to learn from.")
-        children = sorted(child for child in folder.iterdir() if not ignored(child.name))
-        kinds = [(child, child.is_dir()) for child in children]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
-    for child, is_folder in kinds:
-        if is_folder:
-            yield from walk(child, (*above, real))
-        elif child.is_file():
-            yield child
 
 
 def listed(folder: Path, suffixes: set[str]) -> tuple[Tree, Tree]:

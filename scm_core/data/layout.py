@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from scm_core.base.console import console
+from scm_core.base.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +19,7 @@ LITTER = {  # what systems leave in any folder, beside what is hidden; in lower 
     *("$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle", "@recycle"),
     *("#snapshot", "__macosx", "thumbs.db", "desktop.ini"),
 }
+SYSTEM = ("/proc", "/sys")  # no disks, and full of links to everywhere
 PARTS = re.compile(
     r"((?P<train>train(ing)?)|(?P<val>val|valid|validation|dev)|(?P<test>test(ing)?))"
     r"([ _-]?(set|data|split|\d+))?",
@@ -46,6 +49,29 @@ class Layout(NamedTuple):
 def ignored(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or what a system keeps for itself."""
     return name.startswith(".") or name.lower() in LITTER
+
+
+def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files in a folder and its subfolders; links are followed, but not back to ``above``.
+
+    What is hidden or a system's own is left out. UserError for a folder that cannot be read, or
+    holds the system's processes (/proc), which have no end.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        if real.stat().st_dev in {os.stat(path).st_dev for path in SYSTEM if os.path.ismount(path)}:
+            raise UserError(f"{folder} holds the system's own and no files to learn from.")
+        children = sorted(child for child in folder.iterdir() if not ignored(child.name))
+        kinds = [(child, child.is_dir()) for child in children]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+    for child, is_folder in kinds:
+        if is_folder:
+            yield from walk(child, (*above, real))
+        elif child.is_file():
+            yield child
 
 
 def part(name: str) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 from scm_core.base.errors import UserError, reason
-from scm_core.data.layout import ignored
+from scm_core.data.layout import walk
 
 NUMBERED = re.compile(r"(\d+)-of-(\d+)")
 
@@ -88,8 +88,7 @@ def members(folder: Path) -> Iterator[Member]:
     Raises UserError for a shard that is not a whole, uncompressed tar file, or holds what two
     files would be, and for a set of which a shard is missing.
     """
-    found = (path for path in folder.rglob("*.tar") if path.is_file())
-    shards = sorted(p for p in found if not any(map(ignored, p.relative_to(folder).parts)))
+    shards = sorted(path for path in walk(folder) if path.suffix == ".tar")
     _check_complete(shards)
     seen: dict[Path, Path] = {}
     for shard in shards:

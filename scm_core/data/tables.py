@@ -15,7 +15,7 @@ from typing import Any
 from scm_core.base.errors import UserError, first_line, halved
 from scm_core.data.cache import CACHE
 from scm_core.data.folders import ALL, Classes, hold_out
-from scm_core.data.layout import part
+from scm_core.data.layout import part, walk
 from scm_core.data.shards import Inside
 
 NAMES = ("text", "caption", "prompt")  # what a column of captions may be called
@@ -144,4 +144,4 @@ def _splits(folder: Path) -> dict[str, tuple[Any, int]]:
 
 
 def _parquet(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*.parquet") if path.stem != "metadata")
+    return (path for path in walk(folder) if path.suffix == ".parquet" and path.stem != "metadata")

@@ -270,6 +270,16 @@ def test_two_shards_with_one_name(tmp_path):
         classified(tmp_path, {".png"}, "image")
 
 
+def test_shards_in_a_linked_folder_are_read(tmp_path):
+    for place in ("set", "disk"):
+        (tmp_path / place).mkdir()
+    tar(tmp_path / "set" / "a.tar", "one/a.png")
+    tar(tmp_path / "disk" / "b.tar", "two/b.png")
+    (tmp_path / "set" / "more").symlink_to(tmp_path / "disk")
+    found = [str(file.relative_to(tmp_path / "set")) for file in shards.members(tmp_path / "set")]
+    assert found == ["one/a.png", "more/two/b.png"]
+
+
 def test_limits_hold_in_shards(tmp_path, clips):
     (member, *_) = shards.members(packed(clips, tmp_path / "shards"))
     with pytest.raises(ValueError, match="limits.bytes=10"):
