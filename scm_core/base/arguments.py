@@ -88,6 +88,8 @@ def typed(overrides: Overrides, schema: type) -> DictConfig:
     """
     found = OmegaConf.create()
     for key, text in overrides.items():
+        if whole := _list_above(schema, key):
+            raise UserError(f"{key}: {whole} is given as a whole, as {whole}=[...]")
         kinds = _kinds(schema, key)
         if not any(map(_is_yaml, kinds)):
             OmegaConf.update(found, key, None if NONE in kinds and text in UNSET else text)
@@ -129,6 +131,14 @@ def _kinds(kind: Any, key: str) -> tuple[Any, ...]:
         known = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         kind = known.get(name, Any)
     return typing.get_args(kind) if typing.get_origin(kind) in UNIONS else (kind,)
+
+
+def _list_above(schema: type, key: str) -> str | None:
+    """The list that a dotted key lies in, of which OmegaConf merges no single element."""
+    parts = re.split(r"[.\[]", key)
+    above = (".".join(parts[:n]) for n in range(1, len(parts)))
+    lists = (n for n in above if all(typing.get_origin(k) is list for k in _kinds(schema, n)))
+    return next(lists, None)
 
 
 def _is_yaml(kind: Any) -> bool:

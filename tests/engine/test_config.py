@@ -110,6 +110,9 @@ def test_a_word_of_the_wrong_type_is_refused():
     for word in ("seed=1:00", "seed=1.5", "data.flip=maybe", "data.size=[1]"):
         with pytest.raises(UserError, match=word.split("=")[0]):
             load(word)
+    for word in ("student.phases.0.steps=5", "student.phases[0].steps=5"):
+        with pytest.raises(UserError, match=r"student\.phases is given as a whole"):
+            load(word)
 
 
 def test_a_word_that_no_file_could_hold_is_refused(refused):
