@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from modalities.audio.settings import AudioData
 from modalities.common.captions import conditioned, stated
 from modalities.common.text import TextEncoder
 from scm_core.base.errors import UserError, first_line
+from scm_core.base.files import in_turn
 from scm_core.contract.config import Limits
 from scm_core.data.cache import CACHE
 from scm_core.data.captions import captioned
@@ -43,6 +45,7 @@ VERSION = 1  # of the preparation: another one makes other clips
 LOUDNESS = -20.0  # LUFS
 PEAK = 0.95
 SHORTEST = 0.1  # seconds
+UNPACKED = ".unpacked"  # where Speech Commands lies before all of it is there
 
 
 class Recordings:
@@ -199,9 +202,7 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
     folder = next((place for place in places if (place / "testing_list.txt").is_file()), None)
     if folder is None:
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            with unpacking():
-                torchaudio.datasets.SPEECHCOMMANDS(home, download=True)
+            _download(home, places[1])
         except (OSError, RuntimeError, tarfile.TarError) as error:
             reason = first_line(error).rstrip(".:")
             raise UserError(
@@ -213,6 +214,17 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
     classes, _ = classified(folder, {".wav"}, "recording", r"^([^_/][^/]*)/")
     listed = (folder / "testing_list.txt").read_text(errors="replace").split()
     return folder, classes, {folder / name for name in listed}
+
+
+def _download(home: Path, folder: Path) -> None:
+    """Have torchaudio download and unpack Speech Commands: the whole folder, or none of it."""
+    with in_turn(home), unpacking():
+        if folder.is_dir():  # by now, of another process
+            return
+        shutil.rmtree(home / UNPACKED, ignore_errors=True)
+        torchaudio.datasets.SPEECHCOMMANDS(home, folder_in_archive=UNPACKED, download=True)
+        folder.parent.mkdir(exist_ok=True)
+        (home / UNPACKED / folder.name).rename(folder)
 
 
 def _resampled(decoded: Iterator[av.AudioFrame], sample_rate: int) -> Iterator[np.ndarray]:

@@ -16,6 +16,9 @@ from scm_core.base.errors import UserError
 from scm_core.data.cache import CACHE
 
 FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
+IDX = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
 LARGEST = 1 << 26  # bytes of an unpacked idx file; the training images are 47 million
 ADVICE = "run `apt-get install dataset-fashion-mnist` or name its folder with data.root=."
 NAMES = (
@@ -53,7 +56,9 @@ def find_fashion_mnist(root: str | None) -> Path:
     else:
         places = (*FOLDERS, _downloaded())
     for folder in places:
-        if _idx_file(folder, "train-images-idx3-ubyte"):
+        if folder == _downloaded() and not all((folder / name).is_file() for name in IDX):
+            continue  # torchvision was interrupted: it unpacks what is whole
+        if _idx_file(folder, IDX[0]):
             return folder
     if root:
         raise UserError(f"data.root={root} holds no train-images-idx3-ubyte.gz of Fashion-MNIST.")

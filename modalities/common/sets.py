@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from scm_core.base.errors import UserError, first_line
+from scm_core.base.files import in_turn
 from scm_core.contract.fields import Condition
 from scm_core.data.batches import stated
+from scm_core.data.cache import CACHE
 from scm_core.data.embeddings import Embeddings
 from scm_core.data.limits import unpacking
 from scm_core.data.splits import Split
@@ -108,7 +110,8 @@ def downloading(name: str, advice: str) -> Iterator[None]:
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:
-        with contextlib.redirect_stdout(sys.stderr), unpacking():
+        # Processes of one run begin at once, and would write over each other.
+        with in_turn(CACHE), contextlib.redirect_stdout(sys.stderr), unpacking():
             yield
     except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = first_line(error).rstrip(".:")

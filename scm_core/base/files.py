@@ -115,6 +115,16 @@ def _sort_header(path: Path) -> None:
         file.write(ordered.encode().ljust(size))
 
 
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """One process of this machine after the other, where the folder can have a lock."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            fcntl.lockf(stack.enter_context((folder / ".turn").open("a")), fcntl.LOCK_EX)
+        yield
+
+
 class Lock:
     """A folder that one process has to itself, until it dies or leaves the `with` block.
 

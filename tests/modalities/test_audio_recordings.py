@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import tarfile
 import wave
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sounds import NOTES, RATE, encode, pitch, prepared, tone
 from torch import Tensor
 
 from modalities.audio.mel import MelSettings, log_mel
-from modalities.audio.recordings import decode_file, gain_to
+from modalities.audio.recordings import decode_file, gain_to, speech_commands
 from scm_core.base.errors import UserError
 from scm_core.data.media import write_sound
 
@@ -159,6 +160,31 @@ def test_speech_commands_are_split_by_their_own_list(notes, tmp_path):
     data = prepared(tmp_path / "cache", name="speech_commands", root=str(root), batch_size=4)
     assert data.condition["label"].names == ("flute", "trumpet")
     assert (len(data.train_set), len(data.test_set)) == (7, 3)
+
+
+def test_speech_commands_that_were_not_unpacked_to_their_end_are_unpacked_again(
+    notes, tmp_path, monkeypatch
+):
+    (notes / "testing_list.txt").write_text("flute/60.wav\n")
+    for path in list(notes.glob("*/*.flac")):
+        write_sound(decode_file(path, 16000), path.with_suffix(".wav"), 16000)
+    home, unpack = tmp_path / "home", tarfile.TarFile.extract
+    home.mkdir()
+    with tarfile.open(home / "speech_commands_v0.02.tar.gz", "w:gz") as archive:
+        for path in sorted(notes.rglob("*.*"), reverse=True):
+            archive.add(path, path.relative_to(notes).as_posix())
+
+    def interrupted(archive, member, *rest):
+        if member.name.startswith("flute"):
+            raise KeyboardInterrupt
+        return unpack(archive, member, *rest)
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        speech_commands(str(home))
+    monkeypatch.setattr(tarfile.TarFile, "extract", unpack)
+    _, classes, _ = speech_commands(str(home))
+    assert {name: len(files) for name, files in classes.items()} == {"flute": 5, "trumpet": 5}
 
 
 def test_silent_short_and_cut_files_are_named(notes, tmp_path, caplog):

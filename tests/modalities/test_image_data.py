@@ -131,6 +131,22 @@ def test_torchvision_layout_is_found(fashion_root, tmp_path):
     assert torch.equal(given.split.images, own.split.images)
 
 
+def test_an_interrupted_download_goes_on(fashion_root, tmp_path, monkeypatch):
+    def fetched(url, download_root, filename, md5):
+        content = Path(fashion_root, filename).read_bytes()
+        Path(download_root, filename).write_bytes(content)
+        Path(download_root, filename).with_suffix("").write_bytes(gzip.decompress(content))
+
+    monkeypatch.setattr(fashion_mnist, "CACHE", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "FOLDERS", ())
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", fetched)
+    begun = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(Path(fashion_root, begun.name).read_bytes()[:1000])
+    given, own = (prepared(root=root).train_set for root in (None, fashion_root))
+    assert torch.equal(given.split.images, own.split.images)
+
+
 def test_without_internet_the_sentence_says_what_to_install(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
