@@ -16,7 +16,7 @@ from modalities.image.folder import read_captioned, read_folder
 from scm_core.base.arguments import place
 from scm_core.base.distributed import shared
 from scm_core.contract.config import Limits
-from scm_core.contract.fields import Label
+from scm_core.contract.fields import Condition, Label
 from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.data.batches import channelwise
 from scm_core.data.splits import Split, Standardised
@@ -51,6 +51,30 @@ class Flipped(Standardised):
         """A whole batch at once."""
         x, condition = super().__getitems__(indices)
         mirrored = shared(torch.rand, len(x)) < 0.5
+        x[mirrored] = x[mirrored].flip(-1)
+        return Batch(x, condition)
+
+    @property
+    def settled(self) -> BothWays:
+        """The same without anything drawn, for an autoencoder, which is given images once."""
+        return BothWays(self.split, self.scale, self.shift)
+
+
+class BothWays(Standardised):
+    """A split as standardised batches: all images as they are, and then all of them mirrored."""
+
+    def __len__(self) -> int:
+        """Twice the number of images."""
+        return 2 * len(self.split)
+
+    def conditions(self, indices: list[int]) -> Condition:
+        """Those of a batch alone."""
+        return super().conditions([i % len(self.split) for i in indices])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch at once."""
+        x, condition = super().__getitems__([i % len(self.split) for i in indices])
+        mirrored = torch.as_tensor(indices) >= len(self.split)
         x[mirrored] = x[mirrored].flip(-1)
         return Batch(x, condition)
 

@@ -31,7 +31,8 @@ class Latents(DataModule):
     They are encoded once and kept in `cache` under a hash of that data module's `identity` and
     `statistics` and of the autoencoder's weights, so that latents of other data or another
     autoencoder are never used. That data module has `train_set` and `test_set`, data sets whose
-    `__getitems__` gives a `Batch`.
+    `__getitems__` gives a `Batch`; of a training set that draws what it gives, `settled` is one
+    that does not.
     """
 
     def __init__(
@@ -44,14 +45,17 @@ class Latents(DataModule):
         """Encode the samples of `data`, which has been set up, or read them from the cache."""
         self.data, self.condition, self.batch_size = data, data.condition, batch_size
         weights, shape = fingerprint(autoencoder), list(data.shape)
+        settled = getattr(data.train_set, "settled", None)  # of a set that draws what it gives
+        sets = {"train": settled or data.train_set, "test": data.test_set}
         identity = [data.identity, data.statistics, shape, weights]
-        made, measured = cached(cache, identity, lambda: encoded(data, autoencoder))
+        identity += [len(settled)] if settled else []
+        made, measured = cached(cache, identity, lambda: encoded(sets, shape, autoencoder))
         facts = autoencoder.normalisation or measured
         latents = {"autoencoder": weights, "of": shape, **facts}
         self.statistics = {**data.statistics, "latents": latents}
         self.train_set, self.test_set = (
             standardised(made, split, latents, getattr(samples, "conditions", None))
-            for split, samples in (("train", data.train_set), ("test", data.test_set))
+            for split, samples in sets.items()
         )
         self.shape = tuple(self.train_set.x.shape[1:])
 
@@ -174,13 +178,13 @@ def run_autoencoder(autoencoder: Autoencoder, method: str, x: Tensor) -> Tensor:
         return getattr(autoencoder, method)(x).float()
 
 
-def encoded(data: DataModule, autoencoder: Autoencoder) -> Table:
+def encoded(sets: dict[str, Dataset], shape: Sequence[int], autoencoder: Autoencoder) -> Table:
     """Both splits' latents and conditions, and mean and std of the training latents a channel."""
-    latent_shape(autoencoder, data.train_set.__getitems__([0]).x)
+    latent_shape(autoencoder, sets["train"].__getitems__([0]).x)
     device = best_device()
     tensors: dict[str, Tensor] = {}
-    for split, samples in (("train", data.train_set), ("test", data.test_set)):
-        parts = torch.arange(len(samples)).split(batch_of(data.shape))
+    for split, samples in sets.items():
+        parts = torch.arange(len(samples)).split(batch_of(shape))
         for i, part in enumerate(track(parts, f"encoding the {split} split", transient=True)):
             x, condition = samples.__getitems__(part.tolist())
             kept = {} if hasattr(samples, "conditions") else condition  # embeddings are large

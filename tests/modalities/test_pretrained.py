@@ -3,12 +3,14 @@
 import subprocess
 import sys
 
+import images
 import pytest
 import torch
 
 from modalities.common import pretrained
 from scm_core.base.errors import UserError
-from scm_core.data.latents import latent_shape
+from scm_core.data.batches import channelwise
+from scm_core.data.latents import Latents, latent_shape, run_autoencoder
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -149,6 +151,24 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(UserError, match=r"pip install 'scm-core\[diffusers\]'"):
         load(tmp_path / "tiny", (3, 32, 32))
+
+
+def test_mirrored_images_have_latents_both_ways(tmp_path, fashion_root):
+    plain, flipped = (images.prepared(root=fashion_root, flip=flip) for flip in (False, True))
+    same = pretrained.load(str(save("kl", tmp_path / "kl")), (1, 28, 28), plain.statistics).eval()
+    one, both = (Latents(data, same, 16, tmp_path / "cache") for data in (plain, flipped))
+    n = len(plain.train_set)
+    assert (len(one.train_set), len(both.train_set), len(both.test_set)) == (n, 2 * n, 200)
+    x, condition = both.train_set.__getitems__([3, n + 3])
+    assert (
+        condition["label"].tolist()
+        == 2 * plain.train_set.__getitems__([3]).condition["label"].tolist()
+    )
+    pixels = plain.train_set.__getitems__([3]).x
+    z = run_autoencoder(same, "encode", torch.cat([pixels, pixels.flip(-1)]))
+    latents = both.statistics["latents"]
+    mean, std = channelwise(latents, 2)
+    torch.testing.assert_close(x, (z - mean) / std * 0.5, atol=2e-2, rtol=0)
 
 
 def command(name, *words):
