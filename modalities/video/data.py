@@ -58,10 +58,14 @@ class VideoDataModule(PixelData):
     def measure(self, train: Split) -> dict[str, Any]:
         """Mean and std of each channel, by `MEASURED` clips, and how they are shown."""
         few = torch.arange(0, len(train), 1 + len(train) // MEASURED)
-        channels = (train.media(few).float() / 127.5 - 1).transpose(0, 1).flatten(1)
+        parts = []
+        for part in few.split(8):  # as floats all of them might not fit into the memory
+            values = (train.media(part).float() / 127.5 - 1).transpose(0, 1).flatten(1).double()
+            parts.append(torch.stack([values.mean(1), values.square().mean(1)]) * len(part))
+        mean, square = torch.stack(parts).sum(0) / len(few)
         return {
-            "mean": channels.mean(1).tolist(),
-            "std": channels.std(1).clamp(min=1e-3).tolist(),
+            "mean": mean.tolist(),
+            "std": (square - mean.square()).clamp(min=1e-6).sqrt().tolist(),
             "fps": self.config.fps,
             "source": "folder" if self.encoder else self.config.name,
         }
