@@ -105,16 +105,15 @@ class Recordings:
 
         UserError where a file is gone.
         """
-        rows = zip(
-            *(column[indices].tolist() for column in (self.file, self.start, self.gain)),
-            strict=True,
-        )
-        return torch.stack([self._clip(*row) for row in rows])
-
-    def _clip(self, file: int, start: int, gain: float) -> Tensor:
-        sound = again(self._sound, self.paths[file])
-        part = sound[start : start + self.samples]
-        return functional.pad(part * gain, (0, self.samples - len(part)))
+        found = torch.zeros(len(indices), self.samples)
+        files = self.file[indices]
+        for file in files.unique().tolist():  # each once, for it may be hours long
+            sound = again(self._sound, self.paths[file])
+            for place in torch.nonzero(files == file)[:, 0].tolist():
+                start, gain = (part[indices[place]].item() for part in (self.start, self.gain))
+                part = sound[start : start + self.samples]
+                found[place, : len(part)] = part * gain
+        return found
 
     def _sound(self, path: File) -> Tensor:
         return decode_file(path, self.mel.sample_rate, self.limits)
@@ -133,7 +132,7 @@ class Recordings:
         rate, sound = self.mel.sample_rate, self._sound(path)
         if len(sound) < SHORTEST * rate:
             return Skipped(f"{len(sound) / rate:.2f} s are too short", broken=False)
-        count = max(1, round(len(sound) / self.samples))
+        count = max(1, (2 * len(sound) + self.samples) // (2 * self.samples))
         padded = functional.pad(sound, (0, max(0, count * self.samples - len(sound))))
         clips = padded[: count * self.samples].view(count, -1)
         audible = torch.nonzero(clips.abs().amax(1) >= SILENCE)[:, 0]

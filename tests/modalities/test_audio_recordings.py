@@ -12,7 +12,9 @@ import torch
 import torchaudio
 from sounds import NOTES, RATE, encode, pitch, prepared, tone
 from torch import Tensor
+from torch.nn import functional
 
+from modalities.audio import recordings
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.recordings import decode_file, gain_to, speech_commands
 from scm_core.base.errors import UserError
@@ -117,6 +119,23 @@ def test_long_files_give_several_clips_and_short_ones_are_padded(notes, tmp_path
     assert short[round(0.2 * samples) :].eq(0).all() and short[:3000].abs().max() > 0.4
     long = found[[name == "long" for name in names]].flatten()
     assert (long - sound[: 3 * samples]).abs().max() < 1e-4
+
+
+def test_a_file_is_decoded_once_for_all_of_its_clips_in_a_batch(tmp_path, monkeypatch):
+    for i in range(2):
+        write_sound(0.3 * torch.randn(5 * 16384 // 2), tmp_path / "set" / f"{i}.wav", RATE)
+    data = folder(tmp_path, normalise="none", batch_size=1)
+    clips, decoded = data.splits[0].clips, []
+    assert clips.file.tolist() == [0, 0, 0, 1, 1, 1]  # the last one is half full
+    real = recordings.decode_file
+    monkeypatch.setattr(
+        recordings, "decode_file", lambda path, *how: decoded.append(path) or real(path, *how)
+    )
+    chosen = torch.tensor([5, 0, 2, 3])
+    found = clips.waveforms(chosen)
+    assert len(decoded) == 2
+    sounds = [functional.pad(real(path, RATE), (0, 8192)).view(3, -1) for path in clips.paths]
+    assert torch.equal(found, torch.cat(sounds)[chosen])
 
 
 @pytest.mark.parametrize("level", [0.01, 0.1, 0.9])
