@@ -27,7 +27,8 @@ def whole(path: Path) -> Iterator[Path]:
     Nothing of it is left where that fails; OSError when the disk refuses. Processes that write one
     file do not disturb each other.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    # In two containers, or on two machines, processes may have one number.
+    part = path.with_name(f".{path.stem}.{os.getpid()}-{os.urandom(4).hex()}.part{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part

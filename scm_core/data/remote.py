@@ -24,7 +24,7 @@ def local(root: str, cache: Path = CACHE / "remote") -> Path:
         import fsspec
 
         system, path = fsspec.core.url_to_fs(root)
-        found = {name: system.ukey(name) for name in sorted(system.find(path))}
+        found = {name: _version(system, name) for name in sorted(system.find(path))}
         folder = cache / hashed([root, list(found.items())])
         targets = {name: folder / _within(name, path) for name in found}
         missing = [name for name, target in targets.items() if not target.exists()]
@@ -37,6 +37,14 @@ def local(root: str, cache: Path = CACHE / "remote") -> Path:
     if not found:
         raise UserError(f"data.root={root} has no files")
     return folder
+
+
+def _version(system: Any, name: str) -> Any:
+    """What differs where a file has changed; fsspec takes those of the web for unchangeable."""
+    if "http" not in system.protocol:
+        return system.ukey(name)
+    about = system.info(name)
+    return [system.ukey(name), *(about.get(key) for key in ("size", "ETag", "Last-Modified"))]
 
 
 def _within(name: str, path: str) -> PurePosixPath:

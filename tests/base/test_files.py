@@ -48,6 +48,17 @@ def test_a_full_disk_is_one_sentence(tmp_path, write):
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
+def test_processes_of_one_number_do_not_disturb_each_other(tmp_path):
+    """As in two containers, whose processes are counted from 1 in each."""
+    path = tmp_path / "a"
+    with files.whole(path) as one:
+        with files.whole(path) as two:
+            one.write_text("one")
+            two.write_text("two")
+        assert path.read_text() == "two"
+    assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_disk_that_loses_what_it_took_leaves_the_file_before(tmp_path, monkeypatch):
     """Some tell of it when they are to have it for good, and no sooner."""
     path = tmp_path / "a"

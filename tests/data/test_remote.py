@@ -1,5 +1,9 @@
 """Data at a URL are copied once; what was interrupted resumes, what has changed is another copy."""
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
 import fsspec
 import pytest
 
@@ -41,6 +45,20 @@ def test_a_copy_resumes_and_follows_what_changes(bucket, tmp_path, monkeypatch):
     seen[:] = []
     monkeypatch.setattr(remote, "_copy", copy)
     assert (local("memory://bucket/set", tmp_path) / "a.tar").read_bytes() == b"other"
+
+
+def test_what_changes_on_the_web_is_another_copy(tmp_path):
+    pytest.importorskip("aiohttp")
+    path = tmp_path / "set" / "a.tar"
+    path.parent.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(path.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for content in (b"one", b"another"):
+            path.write_bytes(content)
+            folder = local(f"http://127.0.0.1:{server.server_port}/", tmp_path / "cache")
+            assert (folder / "a.tar").read_bytes() == content
+        server.shutdown()
 
 
 def test_what_is_not_there_or_not_known_is_a_sentence(bucket, tmp_path):
