@@ -142,6 +142,9 @@ def dispatch(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> A
         if name in kwargs:
             kwargs = dict(kwargs)
             args = (kwargs.pop(name), *args)
+    if "other" in kwargs:
+        kwargs = dict(kwargs)
+        args = (*args, kwargs.pop("other"))
     if memory.SHADOWS:
         if not memory.busy():
             with memory.working():

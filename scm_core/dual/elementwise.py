@@ -58,12 +58,15 @@ UNARY: dict[str, Callable[..., Tensor]] = {
     "clamp_min": _clamp,
     "clamp_max": _clamp,
 }
+REAL = ("abs", "tanh", "sigmoid")  # of complex numbers these are not so
 ALIASES = {"absolute": "abs", "__abs__": "abs", "arctan": "atan", "expit": "sigmoid"}
 
 
-def unary(func: Any, derivative: Callable[..., Tensor], x: Any, *args: Any, **kwargs: Any) -> Any:
+def unary(func: Any, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
     """y = f(x), dy = f'(x) dx, in the dtype of y (autocast may have raised it)."""
-    if any(isinstance(other, Dual) for other in (*args, *kwargs.values())):
+    derivative = UNARY[name]
+    others = any(isinstance(other, Dual) for other in (*args, *kwargs.values()))
+    if others or (name in REAL and x.is_complex()):
         return fallback(func, (x, *args), kwargs)
     y = func(x.primal, *args, **kwargs)
 
@@ -128,17 +131,26 @@ def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
 
 
 def power(base: Any, exponent: Any) -> Dual:
-    """d(x^n) = n x^(n-1) dx + x^n log(x) dn."""
+    """d(x^n) = n x^(n-1) dx + x^n log(x) dn, where x^0 and 0^n do not change."""
     x, n = primal(base), primal(exponent)
     y = torch.pow(x, n)
 
-    def tangent() -> Tensor:
-        if x is base:
-            return torch.xlogy(y, x) * exponent.tangent
+    def by_base() -> Tensor:
         x0 = x.to(y.dtype)
         slope = x0 * 2 if isinstance(n, int) and n == 2 else torch.pow(x0, n - 1) * n
-        dy = slope * base.tangent
-        return dy if n is exponent else dy + torch.xlogy(y, x) * exponent.tangent
+        if isinstance(n, Tensor):
+            slope = slope.masked_fill(n == 0, 0)
+        elif n == 0:
+            slope = torch.zeros_like(slope)
+        return slope * base.tangent
+
+    def by_exponent() -> Tensor:
+        return torch.xlogy(y, x).masked_fill((n >= 0) & (x == 0), 0) * exponent.tangent
+
+    def tangent() -> Tensor:
+        if x is base:
+            return by_exponent()
+        return by_base() if n is exponent else by_base() + by_exponent()
 
     return make(y, tangent)
 
@@ -201,10 +213,10 @@ def dropout(
 
 
 def _register() -> None:
-    for name, derivative in UNARY.items():
+    for name in UNARY:
         names = [name, *(alias for alias, target in ALIASES.items() if target == name)]
         for func in (f for spelled in names for f in spellings(spelled)):
-            RULES[func] = partial(unary, func, derivative)
+            RULES[func] = partial(unary, func, name)
     binary = {"mul": mul, "multiply": mul, "div": div, "divide": div, "true_divide": div}
     binary |= {"pow": power, "lerp": lerp, "addcmul": addcmul, "__pow__": power}
     for name, implementation in binary.items():

@@ -138,7 +138,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 CONSTANT = """
 eq ne lt le gt ge greater less equal allclose isclose isnan isinf isfinite argmax argmin argsort
-sign sgn floor ceil round trunc floor_divide bucketize searchsorted bernoulli
+sign floor ceil round trunc floor_divide bucketize searchsorted bernoulli
 zeros_like ones_like full_like rand_like randn_like new_zeros new_ones new_full new_tensor
 size dim ndimension numel nelement stride storage_offset element_size is_contiguous
 is_floating_point is_complex is_signed get_device int long short bool
@@ -158,8 +158,14 @@ def refuse(func: Any, *args: Any, **kwargs: Any) -> Any:
     raise DualError(f"{func.__name__} would lose the tangent: keep the value a tensor")
 
 
+def sgn(func: Any, x: Dual) -> Any:
+    """Constant in pieces, but for complex numbers: of these it is x / |x|."""
+    return fallback(func, (x,), {}) if x.is_complex() else func(x.primal)
+
+
 def _register() -> None:
     RULES[None] = fallback
+    RULES.update({func: partial(sgn, func) for func in spellings("sgn")})
     for implementation, names in ((constant, CONSTANT), (refuse, REFUSED)):
         for name in names:
             RULES.update({func: partial(implementation, func) for func in spellings(name)})

@@ -23,8 +23,8 @@ unsafe_chunk unsafe_split split_with_sizes hsplit vsplit dsplit __getitem__ sele
 index_select take_along_dim gather masked_select diagonal diag tril triu repeat repeat_interleave
 tile flip fliplr flipud roll rot90 cat concat concatenate stack hstack vstack dstack
 pixel_shuffle pixel_unshuffle channel_shuffle interpolate upsample unfold fold avg_pool1d avg_pool2d
-avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d sum mean nansum cumsum diff
-trace neg __neg__ negative positive conj resolve_conj view_as_complex view_as_real
+avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d sum mean cumsum trace
+neg __neg__ negative positive __pos__ conj resolve_conj view_as_complex view_as_real
 """.split()
 """Linear in the first argument (a tensor or a list of tensors), constant in all others."""
 
@@ -32,7 +32,7 @@ FFT = """fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn hff
 ifftshift""".split()
 
 LINEAR_IN_ALL = """index_add index_copy scatter_add slice_scatter select_scatter diagonal_scatter
-masked_scatter broadcast_tensors""".split()
+masked_scatter broadcast_tensors diff""".split()
 """Linear in all tensors that are not masks or indices, taken together."""
 
 BILINEAR = "matmul bmm mm mv dot vdot inner outer ger kron".split()
@@ -78,7 +78,7 @@ def linear_in_all(func: Any, *args: Any, **kwargs: Any) -> Any:
     """dy = f(dx, dz, ...), with the masks, indices and numbers that f has."""
 
     def tangents(value: Any) -> Any:
-        constant = isinstance(value, Tensor) and value.is_floating_point()
+        constant = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
         return tangent_of(value) if isinstance(value, Dual) or constant else value
 
     out = func(*map(primal, args), **{key: primal(value) for key, value in kwargs.items()})

@@ -18,6 +18,8 @@ _OPERATORS = {
     "truediv": torch.div,
     "pow": torch.pow,
     "matmul": torch.matmul,
+    "mod": torch.remainder,
+    "floordiv": torch.floor_divide,
 }
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _VIEWS = ("T", "mT", "H", "mH", "real", "imag")
@@ -62,7 +64,7 @@ def _add_tensor_methods() -> None:
         setattr(Dual, name, property(_method(getattr(Tensor, name).__get__)))
     for name in _FACTS:
         setattr(Dual, name, property(_fact(name)))
-    for name in ("neg", "abs", "getitem", "setitem"):
+    for name in ("neg", "pos", "abs", "getitem", "setitem"):
         setattr(Dual, f"__{name}__", _method(getattr(Tensor, f"__{name}__")))
 
 

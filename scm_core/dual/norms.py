@@ -119,17 +119,19 @@ def variance(
     *,
     correction: float | None = None,
 ) -> Dual:
-    """dvar = 2 / (n - correction) sum((x - mean) dx); dstd = dvar / (2 std)."""
+    """dvar = 2 / (n - correction) sum((x - mean) dx); dstd = dvar / (2 std), 0 where std is."""
     if isinstance(dim, bool):  # torch.var(x, unbiased)
         dim, unbiased = None, dim
     correction = float(unbiased) if correction is None else correction
+    if x.is_complex():
+        return fallback(func, (x, dim), {"correction": correction, "keepdim": keepdim})
     y = func(x.primal, dim, correction=correction, keepdim=keepdim)
 
     def tangent() -> Tensor:
         centred = x.primal - x.primal.mean(dim, keepdim=True)
         count = centred.numel() / max(y.numel(), 1) - correction
         dy = (centred * x.tangent).sum(dim, keepdim=keepdim).mul_(2 / count)
-        return dy if func is torch.var else dy.div_(2 * y)
+        return dy if func is torch.var else dy.div_(2 * y).masked_fill_(y == 0, 0)
 
     return make(y, tangent)
 
@@ -138,7 +140,8 @@ def norm(
     x: Dual, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None, out: None = None
 ) -> Dual:
     """Euclidean norm y = |x|: dy = sum(x dx) / y, and 0 where y = 0. Others by the fallback."""
-    if p not in (2, "fro", None) or dtype is not None:
+    if p not in (2, "fro", None) or dtype is not None or x.is_complex():
+        p = 2 if p in ("fro", None) else p
         return fallback(torch.linalg.vector_norm, (x, p, dim, keepdim), {"dtype": dtype})
     y = torch.linalg.vector_norm(x.primal, 2, dim, keepdim)
 

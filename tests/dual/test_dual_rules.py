@@ -190,3 +190,37 @@ def test_rule(name, strided):
         torch.autograd.grad(f.abs().square().sum(), (x, y), allow_unused=True) for f in (out, plain)
     ]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+def waves(x):
+    return torch.view_as_complex(x.contiguous().unflatten(-1, (3, 2)))
+
+
+# Where a formula divides by zero or is one of real numbers: name -> function of x and y as above.
+CORNERS = {
+    "0 to a power": lambda x, y: sum(
+        (x - x[:1]) ** n for n in (0, 1, 2, ADDITIVE[:4].relu().round())
+    ),
+    "a power of 0": lambda x, y: 0**y + torch.pow(torch.zeros_like(x), y),
+    "std of equals": lambda x, y: x[..., :1].expand(2, 4, 6).std(-1) + (y - y).std(),
+    "diff prepend": lambda x, y: x.diff(
+        dim=-1, prepend=y[..., :1], append=ADDITIVE[None, :4, :1].expand(2, 4, 1)
+    ),
+    "operators": lambda x, y: +x % 0.7 + y,
+    "nansum": lambda x, y: torch.where(x > 1, x, torch.nan).nansum(-1) + y.sum(-1),
+    "other": lambda x, y: torch.mul(input=x, other=y) + torch.sub(x, other=y),
+    "complex abs": lambda x, y: waves(x).abs(),
+    "complex tanh": lambda x, y: waves(x).tanh().real + waves(y).sigmoid().imag,
+    "complex sgn": lambda x, y: waves(x).sgn().real,
+    "complex var": lambda x, y: waves(x).var(-1) + waves(y).std(-1),
+    "complex norm": lambda x, y: torch.linalg.vector_norm(waves(x), dim=-1) + waves(y).norm(dim=-1),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_corners(name):
+    values, along = inputs(False)[:2], inputs(False)[2:]
+    out, found = jvp(CORNERS[name], tuple(values), tuple(along))
+    expected, reference = torch.func.jvp(CORNERS[name], tuple(values), tuple(along))
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(found, reference, rtol=1e-10, atol=1e-12)
