@@ -84,7 +84,7 @@ def check(settings: DictConfig) -> None:
     _check_student(settings.student, pretrained)
     _check_init(settings)
     check_last_time(settings.student)
-    lora.check(settings.student.lora.rank, settings.student.lora.alpha)
+    lora.check(*(settings.student.lora[key] for key in ("rank", "alpha", "targets")))
     if settings.student.lora.rank and settings.trainer.compile and settings.trainer.recompute:
         raise UserError("student.lora.rank goes with trainer.compile or .recompute, not with both")
     trainer_of(settings.trainer, logger=False, enable_checkpointing=False)

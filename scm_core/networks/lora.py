@@ -23,15 +23,18 @@ from torch.utils.checkpoint import noop_context_fn
 
 from scm_core.base.errors import UserError
 from scm_core.base.files import fingerprint
+from scm_core.networks.layers.patch import Conv3d
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NEEDS = "student.lora.rank needs the package peft: pip install 'scm-core[lora]'"
 A, B = ".lora_A.weight", ".lora_B.weight"  # behind a layer's name, as diffusers writes them
 
 
-def check(rank: int | None, alpha: float | None) -> None:
-    """UserError for what no adapter has, and where peft is missing."""
+def check(rank: int | None, alpha: float | None, targets: list[str] | None) -> None:
+    """UserError for what no adapter has, or has without a rank, and where peft is missing."""
     if rank is None:
+        if alpha is not None or targets:
+            raise UserError("student.lora.* without a rank changes nothing: give student.lora.rank")
         return
     if rank < 1:
         raise UserError(f"student.lora.rank={rank} must be at least 1")
@@ -215,5 +218,11 @@ def _plain(module: nn.Module) -> bool:
     if isinstance(module, CONVOLUTIONS):
         kind = next(one for one in CONVOLUTIONS if isinstance(module, one))
         usual = module.groups == 1 and set(module.dilation) == {1}
-        return type(module).__init__ is kind.__init__ and usual and module.padding_mode == "zeros"
-    return isinstance(module, nn.Linear)
+        own = type(module).__init__ is kind.__init__ and _calls(module, kind)
+        return own and usual and module.padding_mode == "zeros"
+    return isinstance(module, nn.Linear) and _calls(module, nn.Linear)
+
+
+def _calls(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it does with its weights what its kind does, so that W + B A is what was trained."""
+    return type(module).forward in (kind.forward, Conv3d.forward)

@@ -177,6 +177,8 @@ def test_it_learns_from_data_alone(begun):
     ("words", "sentence"),
     [
         (["rank=0"], "student.lora.rank=0 must be at least 1"),
+        (["alpha=8"], "without a rank changes nothing: give student.lora.rank"),
+        (["targets=[qkv]"], "without a rank changes nothing: give student.lora.rank"),
         (["rank=2", "alpha=-1"], "student.lora.alpha=-1.0 must be a number above 0"),
         (["rank=2", "targets=[qkw]"], "student.lora.targets: no layer is called qkw"),
     ],

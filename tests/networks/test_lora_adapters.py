@@ -220,6 +220,13 @@ def test_targets_are_the_ends_of_names():
         lora.targeted(network, ["qkv", "kqv"])
 
 
+class Scaled(nn.Linear):
+    """One that W + B A would not be of."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 class Odd(nn.Module):
     """Layers of which one alone can have an adapter."""
 
@@ -230,7 +237,8 @@ class Odd(nn.Module):
         self.other.weight = self.one.weight
         self.grouped, self.dilated = nn.Conv1d(8, 8, 3, groups=2), nn.Conv1d(8, 8, 3, dilation=2)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
-        self.up, self.good = nn.ConvTranspose1d(8, 8, 2), nn.Linear(8, 8)
+        self.up, self.scaled = nn.ConvTranspose1d(8, 8, 2), Scaled(8, 8)
+        self.good = nn.Linear(8, 8)
 
 
 def test_layers_whose_weights_are_not_theirs_alone_have_no_adapter():
