@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain, groupby
@@ -22,14 +21,14 @@ from modalities.audio.clips import SILENCE
 from modalities.audio.mel import MelSettings, log_mel
 from modalities.audio.settings import AudioData
 from modalities.common.captions import conditioned, stated
+from modalities.common.downloads import downloading
 from modalities.common.text import TextEncoder
-from scm_core.base.errors import UserError, first_line
-from scm_core.base.files import in_turn
+from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.data.cache import CACHE
 from scm_core.data.captions import captioned
 from scm_core.data.folders import Classes, Skipped, again, classified, identity
-from scm_core.data.limits import container, frames, unpacking
+from scm_core.data.limits import container, frames
 from scm_core.data.prepared import Joined, Rows, contents, prepare
 from scm_core.data.remote import local
 from scm_core.data.shards import File
@@ -45,6 +44,7 @@ VERSION = 1  # of the preparation: another one makes other clips
 LOUDNESS = -20.0  # LUFS
 PEAK = 0.95
 SHORTEST = 0.1  # seconds
+ADVICE = "unpack it yourself and name its folder with data.root=."
 UNPACKED = ".unpacked"  # where Speech Commands lies before all of it is there
 
 
@@ -200,15 +200,9 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
     places = (home, home / "SpeechCommands" / "speech_commands_v0.02")
     folder = next((place for place in places if (place / "testing_list.txt").is_file()), None)
     if folder is None:
-        try:
-            _download(home, places[1])
-        except (OSError, RuntimeError, tarfile.TarError) as error:
-            reason = first_line(error).rstrip(".:")
-            raise UserError(
-                f"Speech Commands could not be downloaded ({reason}); unpack it yourself and name "
-                "its folder with data.root=."
-            ) from error
         folder = places[1]
+        with downloading("Speech Commands", ADVICE):
+            _download(home, folder)
     # The words' folders; what begins with an underscore is noise.
     classes, _ = classified(folder, {".wav"}, "recording", r"^([^_/][^/]*)/")
     listed = (folder / "testing_list.txt").read_text(errors="replace").split()
@@ -217,13 +211,13 @@ def speech_commands(root: str | None) -> tuple[Path, Classes, set[File]]:
 
 def _download(home: Path, folder: Path) -> None:
     """Have torchaudio download and unpack Speech Commands: the whole folder, or none of it."""
-    with in_turn(home), unpacking():
-        if folder.is_dir():  # by now, of another process
-            return
-        shutil.rmtree(home / UNPACKED, ignore_errors=True)
-        torchaudio.datasets.SPEECHCOMMANDS(home, folder_in_archive=UNPACKED, download=True)
-        folder.parent.mkdir(exist_ok=True)
-        (home / UNPACKED / folder.name).rename(folder)
+    if folder.is_dir():  # by now, of another process
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(home / UNPACKED, ignore_errors=True)
+    torchaudio.datasets.SPEECHCOMMANDS(home, folder_in_archive=UNPACKED, download=True)
+    folder.parent.mkdir(exist_ok=True)
+    (home / UNPACKED / folder.name).rename(folder)
 
 
 def _resampled(decoded: Iterator[av.AudioFrame], sample_rate: int) -> Iterator[np.ndarray]:

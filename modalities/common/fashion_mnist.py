@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalities.common.sets import LabelledImages, downloading, split_of
+from modalities.common.downloads import downloading
+from modalities.common.sets import LabelledImages, split_of
 from scm_core.base.errors import UserError
 from scm_core.data.cache import CACHE
 

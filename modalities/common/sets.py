@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import sys
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from scm_core.base.errors import UserError, first_line
-from scm_core.base.files import in_turn
 from scm_core.contract.fields import Condition
 from scm_core.data.batches import stated
-from scm_core.data.cache import CACHE
 from scm_core.data.embeddings import Embeddings
-from scm_core.data.limits import unpacking
 from scm_core.data.splits import Split
 
 
@@ -102,19 +93,3 @@ def split_of(images: Tensor, labels: Tensor, size: int | None) -> LabelledImages
     What is resized differs by rounding between machines, so that is no part of it.
     """
     return LabelledImages(squared(images, size), labels, [stated(images), stated(labels)])
-
-
-@contextlib.contextmanager
-def downloading(name: str, advice: str) -> Iterator[None]:
-    """Let torchvision download without hanging; turn its failure into one line of advice."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)
-    try:
-        # Processes of one run begin at once, and would write over each other.
-        with in_turn(CACHE), contextlib.redirect_stdout(sys.stderr), unpacking():
-            yield
-    except (OSError, RuntimeError, tarfile.TarError) as error:
-        reason = first_line(error).rstrip(".:")
-        raise UserError(f"{name} could not be downloaded ({reason}); {advice}") from error
-    finally:
-        socket.setdefaulttimeout(patience)

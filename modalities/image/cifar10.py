@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from modalities.common.sets import LabelledImages, downloading, split_of
+from modalities.common.downloads import downloading
+from modalities.common.sets import LabelledImages, split_of
 from scm_core.data.cache import CACHE
 
 

@@ -58,14 +58,15 @@ class Previews(OnOptimizerStep):
 def averaged(backbone: nn.Module, ema: PowerEMA) -> Iterator[None]:
     """The backbone with its EMA weights and in eval mode, within a `with` block."""
     live = {key: sharding.local(v).detach().clone() for key, v in backbone.state_dict().items()}
-    training = backbone.training
+    modes = {module: module.training for module in backbone.modules()}  # not all of them alike
     sharding.overwrite(backbone, ema.average)
     backbone.eval()
     try:
         yield
     finally:
         sharding.overwrite(backbone, live)
-        backbone.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def samples(

@@ -105,4 +105,4 @@ def test_who_opens_the_server_to_other_machines_is_told_so():
     assert guard.reach("127.0.0.1", ()) == ""
     said = guard.reach("::", "models.example")
     assert "as localhost, models.example; allowed_hosts= adds" in said and "\n" not in said
-    assert [guard.shown(host) for host in ("::", "0.0.0.0")] == ["[::]", "0.0.0.0"]
+    assert [guard.bracketed(host) for host in ("::", "0.0.0.0")] == ["[::]", "0.0.0.0"]

@@ -14,8 +14,9 @@ from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.engine.callbacks import Averaging
 from scm_core.engine.monitoring import Logging
 from scm_core.engine.phases import Phases
-from scm_core.engine.previews import Previews
+from scm_core.engine.previews import Previews, averaged
 from scm_core.engine.stages import Stage
+from scm_core.method.ema import PowerEMA
 from scm_core.method.objectives import Objective
 from scm_core.method.objectives.consistency import Consistency
 from scm_core.method.objectives.diffusion import Diffusion
@@ -220,3 +221,10 @@ def test_everything_counts_steps_of_the_optimiser(tmp_path, monkeypatch):
     assert rates.found == pytest.approx([stage.lr_at(step, 7) for step in range(7)])
     assert logger.steps == [2, 4, 6] and len(drawn) == 3
     assert {int(state["step"]) for state in trainer.optimizers[0].state.values()} == {4}
+
+
+def test_a_preview_leaves_every_module_in_its_mode():
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    with averaged(network, PowerEMA(network.state_dict(), 0.1)):
+        assert not any(module.training for module in network.modules())
+    assert [module.training for module in network.modules()] == [True, True, False]

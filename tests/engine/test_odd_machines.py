@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 import scm_core
 from scm_core.base.errors import UserError
-from scm_core.data import cache, folders
+from scm_core.data import cache, layout
 from scm_core.data.batches import loader
 from scm_core.data.folders import classified
 
@@ -79,7 +79,7 @@ def test_without_a_home_there_is_a_warning_and_a_folder_of_ones_own(
 
 def test_the_system_s_own_folders_are_no_data():
     with pytest.raises(UserError, match="/proc/self holds the system's own"):
-        next(folders.walk(Path("/proc/self")))
+        next(layout.walk(Path("/proc/self")))
 
 
 def test_a_user_without_a_name_has_a_number(monkeypatch):
@@ -134,4 +134,4 @@ def test_a_folder_that_refuses_to_be_listed_is_one_sentence(tree, monkeypatch, n
 
     monkeypatch.setattr(Path, name, refused)
     with pytest.raises(UserError, match="cannot be read: Permission denied"):
-        list(folders.walk(tree))
+        list(layout.walk(tree))

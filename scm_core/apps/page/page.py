@@ -27,8 +27,7 @@ from starlette.middleware import Middleware
 
 from scm_core.apps.page.live import REFERENCE, Drawn, File, Live
 from scm_core.apps.web.connection import Connection
-from scm_core.apps.web.guard import EVERYWHERE, Guard, reach
-from scm_core.apps.web.guard import shown as shown_host
+from scm_core.apps.web.guard import EVERYWHERE, Guard, bracketed, reach
 from scm_core.base import console
 from scm_core.base.errors import UserError
 from scm_core.contract.fields import Control, Schema
@@ -70,7 +69,7 @@ def serve(tabs: dict[str, Live | str], host: str, port: int, allowed_hosts: Any 
         theme=gr.themes.Default(primary_hue="indigo", spacing_size="sm", **FONTS),
         css_paths=STYLE,
     )
-    address = f"http://{'localhost' if host in EVERYWHERE else shown_host(host)}:{port}"
+    address = f"http://{'localhost' if host in EVERYWHERE else bracketed(host)}:{port}"
     console.console.print(f"Open {address} in a browser; Ctrl-C ends it.", soft_wrap=True)
     if said := reach(host, allowed_hosts):
         console.console.print(said, soft_wrap=True)

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     # On the CPU: the process that answers is forked from this one, which CUDA does not survive.
     models = [open_checkpoint(settings.checkpoint, name, decoder, "cpu") for name in names]
     served = {model.spec.name: sampler.describe(model) for model in models}
-    address = f"http://{guard.shown(settings.host)}:{settings.port}"
+    address = f"http://{guard.bracketed(settings.host)}:{settings.port}"
     console.console.print(
         f"serving {', '.join(served)} at {address}/sample, described at {address}/docs",
         soft_wrap=True,

@@ -17,8 +17,7 @@ from scm_core.base.arguments import parse, place
 from scm_core.base.errors import UserError
 from scm_core.base.files import replacing
 from scm_core.data import shards
-from scm_core.data.folders import walk
-from scm_core.data.layout import ignored
+from scm_core.data.layout import ignored, walk
 from scm_core.engine import config
 
 

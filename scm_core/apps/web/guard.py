@@ -142,7 +142,7 @@ def named(allowed_hosts: Any) -> list[str]:
     return [name.lower() for name in several(allowed_hosts)]
 
 
-def shown(host: str) -> str:
+def bracketed(host: str) -> str:
     """A host as addresses have it."""
     return f"[{host}]" if ":" in host else host
 
