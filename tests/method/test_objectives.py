@@ -76,12 +76,31 @@ def test_a_perfect_student_has_no_tangent_and_no_endpoint_error():
 
 def test_the_earlier_time_comes_nearer_over_the_phase():
     t = torch.linspace(0.01, 1.56, 50, dtype=torch.float64)
-    r = torch.stack([earlier_time(t, stage, 2.0, SD) for stage in range(1, 9)])
+    r = torch.stack([earlier_time(t, stage, 2.0, SD)[0] for stage in range(1, 9)])
     assert (r >= 0).all() and (r < t).all()
     assert (r.diff(dim=0) >= 0).all() and (r[-1] > r[0]).all()
     assert (r[0, :5] == 0).all()  # at first a step from low noise is all the way to the data
     ratio = 1 - (r[-1].tan() / t.tan())
     torch.testing.assert_close(ratio, (1 + 8 * torch.sigmoid(-SD * t.tan())) / 2**8)
+
+
+def test_a_step_is_one_however_short():
+    t = torch.linspace(0.01, 1.56, 50)
+    for q in (2.0, 4.0, 16.0):
+        (_, step), (r, exact) = earlier_time(t, 8, q, SD), earlier_time(t.double(), 8, q, SD)
+        torch.testing.assert_close(step, exact.float(), rtol=1e-3, atol=0)
+        torch.testing.assert_close(exact, t.double().tan() - r.tan(), rtol=1e-3, atol=0)
+
+
+def test_both_ends_of_a_step_see_the_same_dropout():
+    drawn = []
+
+    def backbone(x, t, condition):
+        drawn.append(torch.rand(()))
+        return EXACT.student(x, t)
+
+    built(DiscreteConsistency).loss(Student(backbone, EXACT.teacher), data())
+    assert len(drawn) == 2 and drawn[0] == drawn[1]
 
 
 def test_what_a_discrete_step_costs_a_perfect_student_falls_with_the_step():

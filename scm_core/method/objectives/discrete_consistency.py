@@ -28,14 +28,15 @@ from scm_core.method.weighting import per_sample
 K, B = 8.0, 1.0  # of n(sigma) = 1 + K sigmoid(-B sigma): steps at low noise are longer
 
 
-def earlier_time(t: Tensor, stage: float, q: float, sigma_data: float) -> Tensor:
+def earlier_time(t: Tensor, stage: float, q: float, sigma_data: float) -> tuple[Tensor, Tensor]:
     """r (B,) with `sigma_r = sigma_t max(0, 1 - n(sigma_t) / q^stage)`, `sigma = sigma_data tan t`.
 
-    The paper's mapping p(r | t), whose times are EDM's noise levels.
+    The paper's mapping p(r | t), whose times are EDM's noise levels. Also `tan t - tan r` (B,),
+    above 0 however short the step is: the difference of t and a rounded r would not be.
     """
-    sigma = sigma_data * t.tan()
-    ratio = 1 - (1 + K * torch.sigmoid(-B * sigma)) / q**stage
-    return (ratio.clamp_min(0) * sigma / sigma_data).atan()
+    tan = t.tan()
+    share = ((1 + K * torch.sigmoid(-B * sigma_data * tan)) / q**stage).clamp_max(1)
+    return ((1 - share) * tan).atan(), share * tan
 
 
 def discrete_loss(error: Tensor, step: Tensor, c: float) -> Tensor:
@@ -81,8 +82,9 @@ class DiscreteConsistency(Objective):
         options, path, sigma_data = self.options, student.path, student.sigma_data
         x_t, velocity, t = student.noised(batch.x, options.P_mean, options.P_std)
         stage = 1 + options.stages * student.step // max(1, student.steps)
-        r = earlier_time(t, stage, options.q, sigma_data)
-        with torch.no_grad():
+        r, step = earlier_time(t, stage, options.q, sigma_data)
+        alike = torch.random.fork_rng([t.device] if t.is_cuda else [])  # dropout, at both ends
+        with torch.no_grad(), alike:
             dxdt = ode_velocity(student, batch, x_t, velocity, t)
             x_r = path.step(x_t, dxdt / sigma_data, t, r)
             nearer = path.to_data(x_r, student.backbone(x_r / sigma_data, r, batch.condition), r)
@@ -90,5 +92,5 @@ class DiscreteConsistency(Objective):
         farther, nearer = (clipped(x, student.bounds) for x in (farther, nearer))
         error = (farther - nearer) / sigma_data
         c = options.c if options.metric == "huber" else 0.0
-        jump = rms(error, 1.0) / (t - r)
-        return discrete_loss(error, t.tan() - r.tan(), c), {"jump": jump, "t": t}
+        angle = (step * t.cos() * r.cos()).clamp_max(1).asin()  # t - r
+        return discrete_loss(error, step, c), {"jump": rms(error, 1.0) / angle, "t": t}
