@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from scm_core.base.errors import UserError
 from scm_core.engine import config, storage
 from scm_core.engine.checkpointing import LAST
+from scm_core.networks import lora
 
 INIT = "student/init_from"  # the fingerprint of the weights that a student began with
 
@@ -34,16 +36,25 @@ def _check_same(folder: Path, before: DictConfig, settings: DictConfig, *keys: s
             raise UserError(f"{folder} holds a run with another {key}{values}: choose another out=")
 
 
-def needed(folder: Path, stage: str, settings: DictConfig) -> str | None:
+def needed(folder: Path, stage: str) -> str | None:
     """Why a stage that has exported its weights may not change them any more, if so."""
     if stage == "decoder" and (folder / "latents.json").exists():
         return "the teacher learns its latents"
     if stage == "teacher":
         exported = folder / "student.safetensors"
-        begun = settings.student.lora.rank and student_begun(folder)
-        if begun or (exported.exists() and "lora" in storage.read(exported)[0]):
+        if _lora_begun(folder) or (exported.exists() and "lora" in storage.read(exported)[0]):
             return "a LoRA student is nothing without it"
     return None
+
+
+def _lora_begun(folder: Path) -> bool:
+    """Whether what can be resumed is a student of adapters alone."""
+    path = folder / "student" / LAST
+    try:
+        held = torch.load(path, weights_only=True, map_location="cpu", mmap=True)["state_dict"]
+    except Exception:  # there is none, or its own stage says what is wrong with it
+        return False
+    return any(key.endswith(lora.A) for key in held)
 
 
 def student_begun(folder: Path) -> bool:

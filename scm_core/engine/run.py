@@ -139,7 +139,7 @@ class Run:
         if not exported.exists():
             return False
         left = steps - storage.read(exported)[0]["step"]
-        needed = directory.needed(self.folder, name, self.settings) if left > 0 else None
+        needed = directory.needed(self.folder, name) if left > 0 else None
         if left > 0 and not needed:
             return False
         self._merge(exported)
@@ -206,6 +206,7 @@ class Run:
         self._write("latents.json", json.dumps(latents))
 
     def _build(self, name: str) -> Stage:
+        seed_everything(self.seed, verbose=False)  # whether or not a stage was trained before it
         if name == "decoder":
             return autoencoding(self.autoencoder, self.settings.decoder)
         backbone, schema = self._backbone(), self.data.condition
@@ -264,7 +265,6 @@ class Run:
         """The same, but the teacher's is the student's without its adapter."""
         on: list[str] = []  # the names of the adapters that are
         slowed = pretrained.slow_time_while(on, backbone, self.data, begins) if self.teacher else []
-        torch.manual_seed(self.seed)  # of the adapter's first weights
         options = self.settings.student.lora
         given = options.rank, options.alpha, options.targets, on, slowed
         adapters = lora.Adapters(backbone, *given)

@@ -111,6 +111,9 @@ def test_its_teacher_stays_as_it_is(trained, tmp_path, capsys):
     assert "a LoRA student is nothing without it" in " ".join(capsys.readouterr().out.split())
     assert (out / "teacher.safetensors").read_bytes() == before
     checkpoint.load(out / "student.safetensors", WORDS[0][9:])
+    (out / "student.safetensors").unlink()  # one that has begun is as much in need of it
+    run.main([*WORDS, "stage=teacher", "teacher.max_steps=30", f"out={out}"])
+    assert (out / "teacher.safetensors").read_bytes() == before
 
 
 def test_without_its_teacher_it_is_one_sentence(trained, tmp_path):

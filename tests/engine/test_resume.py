@@ -11,7 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from scm_core.base.files import Lock
+from scm_core.engine import config
+from scm_core.engine import run as engine
 
 STAGES = ("teacher", "student")
 WORDS = ["modality=toy_plugin:SPEC", "preset=cpu", "max_steps=40", "trainer.checkpoint_every=3"]
@@ -101,3 +106,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(tmp_path):
     assert run.returncode == 2 and "cannot write" in errors and "Traceback" not in errors, errors
     assert last.read_bytes() == before
     finish(out)  # and goes on, of which 6 steps had been a whole epoch
+
+
+def test_a_stage_begins_alike_whatever_went_before(tmp_path):
+    """As after a stage that this process has trained, or an earlier one."""
+    out = tmp_path / "run"
+    begun = engine.Run(*config.load([*WORDS, f"out={out}"]), Lock(out))
+    first, _, second = begun._build("teacher"), torch.randn(3), begun._build("teacher")
+    weights, others = first.backbone.state_dict(), second.backbone.state_dict()
+    assert all(torch.equal(value, others[key]) for key, value in weights.items())
