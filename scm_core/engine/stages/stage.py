@@ -250,8 +250,11 @@ class Stage(lightning.LightningModule):
         self.frozen = [network.to(self.device) for network in self.frozen]
         if self.frozen:  # shards are gathered anew at every evaluation
             network = self.frozen[0]
-            replayed = network if self.sharded else Replayed(network, lora.whole(network))
-            self.evaluated = [replayed]  # in a list, as `frozen` is
+            # What is recorded has its weights in bf16, and a difference reads a LoRA's in float32.
+            shared = isinstance(network, lora.Adapted) and self.jvp is dual.difference
+            plain = self.sharded or shared
+            # In a list, as `frozen` is.
+            self.evaluated = [network if plain else Replayed(network, lora.whole(network))]
         self.bounds = self.bounds and tuple(bound.to(self.device) for bound in self.bounds)
 
 
