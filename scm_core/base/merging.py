@@ -25,10 +25,27 @@ def merge(base: DictConfig, *layers: tuple[str, DictConfig | Overrides]) -> Dict
         except ConfigKeyError as error:
             key = error.full_key or str(error.key)
             raise UserError(f"{source}: no key {key}; {nearest(key, keys(base))}") from error
+        except TypeError as error:  # "Cannot merge incompatible container types"
+            key = _clash(base, read) or "?"
+            kind = "a list" if OmegaConf.is_list(OmegaConf.select(base, key)) else "a section"
+            raise UserError(f"{source}: {key}: it must be {kind}") from error
         except OmegaConfBaseException as error:
             key = error.full_key or "?"
             raise UserError(f"{source}: {key}: {first_line(error)}") from error
     return base
+
+
+def _clash(base: DictConfig, layer: DictConfig, prefix: str = "") -> str | None:
+    """The first dotted key that is a list in one and a section in the other."""
+    for key in layer:
+        ours, theirs = (OmegaConf.select(each, str(key)) for each in (base, layer))
+        if OmegaConf.is_dict(ours) and OmegaConf.is_dict(theirs):
+            if found := _clash(ours, theirs, f"{prefix}{key}."):
+                return found
+        elif OmegaConf.is_config(ours) and OmegaConf.is_config(theirs):
+            if OmegaConf.is_list(ours) != OmegaConf.is_list(theirs):
+                return f"{prefix}{key}"
+    return None
 
 
 def keys(config: DictConfig, prefix: str = "") -> list[str]:

@@ -43,6 +43,8 @@ def test_every_preset_merges(preset):
         ("preset=smok", "did you mean smoke?"),
         ("preset=nowhere.yaml", "no file nowhere.yaml"),
         ("stage", "not key=value"),
+        ("student.phases={consistency: 1, steps: 5}", "student.phases: it must be a list"),
+        ("backbone.options=[1]", "backbone.options: it must be a section"),
         ("modality=imgae", "did you mean image?"),
     ],
 )

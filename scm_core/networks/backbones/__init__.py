@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from scm_core.base.errors import UserError
+from scm_core.base.errors import UserError, first_line
 from scm_core.networks.backbones.transformer import Transformer
 from scm_core.networks.backbones.unet import UNet
 
@@ -77,4 +77,4 @@ def build(
             shape, condition, patch=config.patch, dropout=config.dropout, **options
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"backbone {config.name}: {error}") from error
+        raise UserError(f"backbone {config.name}: {first_line(error)}") from error
