@@ -139,11 +139,11 @@ def backbone(name: str, schema: Schema, guidance: float) -> Adapter:
     found = pipeline.adapter(schema)
     known, label = classes(found.network), schema.get("label")
     if found.family.label and known and isinstance(label, Label):
-        null = known + (pipeline.kind == "DiTTransformer2DModel")  # which has a row more for it
         why = f"pretrained={name} knows {known} classes, the data have {label.classes}"
         if label.classes > known:
             raise UserError(why)
-        if label.classes == null and guidance != 1:
+        has_null = pipeline.kind == "DiTTransformer2DModel" or label.classes == known - 1
+        if not has_null and guidance != 1:
             raise UserError(f"{why}, and none is left for no class: give student.guidance=1")
     return found
 

@@ -27,12 +27,13 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 def shard(network: nn.Module, mesh: DeviceMesh, methods: Iterable[str] = ()) -> None:
     """Spread a network's parameters over the mesh, block by block.
 
-    `methods` are those that evaluate it beside `forward`.
+    `methods` are those that evaluate it beside `forward`; a network's `outside` are modules of its
+    blocks that it calls from outside of them.
     """
     for parameter in network.parameters():  # a shard knows no other layout
         if not isinstance(parameter, DTensor):
             parameter.data = parameter.data.contiguous()
-    for module in (*blocks(network), network):
+    for module in (*getattr(network, "outside", ()), *blocks(network), network):
         if not isinstance(module, FSDPModule):  # of a network inside, which is sharded already
             # An adapter's layers are of the network that it adapts, and sharded with that.
             known = {p for p in module.parameters() if isinstance(p, DTensor)}

@@ -253,6 +253,10 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path, monkeypatch):
     (folder / "unet" / "config.json").write_text("[")
     with pytest.raises(UserError, match="cannot be read"):
         Pipeline.open(str(folder))
+    folder = saved("UNet2DModel", tmp_path / "f")
+    change(folder, "model_index.json", unet=["diffusers", "UNet2DConditionModel"])
+    with pytest.raises(UserError, match="names a UNet2DConditionModel where its unet is a UNet2DM"):
+        Pipeline.open(str(folder))
     with pytest.raises(UserError, match="asked by texts, which the data have not"):
         Pipeline.open(str(saved("WanTransformer3DModel", tmp_path / "d"))).adapter({})
     found = Pipeline.open(str(saved("UNet2DModel", tmp_path / "e")))

@@ -38,6 +38,11 @@ class Adapter(nn.Module):
         self.source, self.prompt, self.label = source, fields.get("prompt"), fields.get("label")
         self.known = {"factor": factor, "scheduler": dict(scheduler)}
 
+    @property
+    def outside(self) -> list[nn.Module]:
+        """What is sharded by itself, for it is called from outside of its block."""
+        return [self.network.get_submodule(name) for name in self.family.outside]
+
     def train(self, mode: bool = True) -> Adapter:
         """The network stays as its pipeline has it: in training it drops labels at random."""
         super().train(mode)

@@ -73,7 +73,8 @@ class Family:
 
     `unit_time` is one that wants u in [0, 1] and not a number of steps; `reversed` counts from
     noise and predicts minus the velocity. It is told `clock(network, given)` of its time, and
-    `more(network, given)` are its other arguments.
+    `more(network, given)` are its other arguments. `outside` are modules that it calls from outside
+    of the blocks that they are in.
     """
 
     sample: str = "hidden_states"
@@ -85,6 +86,7 @@ class Family:
     unit_time: bool = False
     reversed: bool = False
     layout: Layout = field(default_factory=Layout)
+    outside: tuple[str, ...] = ()
     clock: Callable[[nn.Module, Given], Tensor] = lambda network, given: given.time
     more: Callable[[nn.Module, Given], dict[str, Any]] = lambda network, given: {}
 
@@ -201,7 +203,9 @@ UNET = {"sample": "sample"}
 
 FAMILIES: dict[str, Family] = {
     # Pictures by a class, or by nothing.
-    "DiTTransformer2DModel": Family(tokens=None, label="class_labels"),
+    "DiTTransformer2DModel": Family(
+        tokens=None, label="class_labels", outside=("transformer_blocks.0.norm1.emb",)
+    ),
     "UNet2DModel": Family(**UNET, tokens=None, label="class_labels"),
     # Pictures by a text.
     "AuraFlowTransformer2DModel": Family(unit_time=True),

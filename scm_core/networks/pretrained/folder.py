@@ -76,6 +76,13 @@ class Pipeline:
             _read(vae, name) if vae.is_file() else None,
         )
         found.family  # noqa: B018 (an unknown class is refused at once)
+        index = _read(folder / INDEX, name).get(part)
+        named = index[-1] if isinstance(index, list) and index else None
+        if named not in (None, "Transformer2DModel", found.config["_class_name"]):
+            raise UserError(
+                f"pretrained={name}: its {INDEX} names a {named} where its {part} is a "
+                f"{found.config['_class_name']}; one of them is of another model"
+            )
         return found
 
     @property
