@@ -69,6 +69,7 @@ def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:
         with contextlib.suppress(OSError):  # of a terminal that is closed
             print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
+    distributed.leave()
     sys.exit(0)
 
 

@@ -6,9 +6,11 @@ would have drawn. So their number changes neither the samples nor the noise that
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -93,6 +95,19 @@ def joined() -> Iterator[None]:
     finally:
         if together:
             distributed.destroy_process_group()
+
+
+def leave() -> None:
+    """End this process, its work done, if it is one of several; Python is not taken down.
+
+    Threads of gloo are there until the end, and one that frees a tensor when the interpreter is
+    gone aborts the process: a job would have failed that has done all it should.
+    """
+    if world()[0] > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def devices(asked: str) -> dict[str, int | str]:

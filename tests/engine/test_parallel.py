@@ -30,6 +30,7 @@ def start(command, *words, processes):
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
     }
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", f"scm_core.{command}", *map(str, words)],
