@@ -16,6 +16,7 @@ from modalities.audio.notes import Notes
 from modalities.audio.recordings import Recordings
 from modalities.audio.settings import AudioData
 from modalities.common.text import TextEncoder
+from scm_core.base.errors import UserError
 from scm_core.contract.config import Limits
 from scm_core.contract.spec import SIGMA_DATA
 from scm_core.data.cache import CACHE
@@ -50,6 +51,8 @@ class AudioDataModule(SplitData):
     def read(self) -> tuple[ClipSplit, ClipSplit]:
         """Both splits of the notes or recordings that are named."""
         if self.config.name == "notes" and not self.encoder:
+            if key := next((key for key in ("root", "pattern") if getattr(self.config, key)), None):
+                raise UserError(f"data.{key}= is of recordings: data.name=folder goes with it.")
             clips = Notes(self.config, self.mel, self.cache / "notes")
         else:
             of_files = self.mel, self.cache / "recordings", self.limits

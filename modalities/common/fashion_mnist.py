@@ -62,7 +62,10 @@ def find_fashion_mnist(root: str | None) -> Path:
         if _idx_file(folder, IDX[0]):
             return folder
     if root:
-        raise UserError(f"data.root={root} holds no train-images-idx3-ubyte.gz of Fashion-MNIST.")
+        raise UserError(
+            f"data.root={root} holds no train-images-idx3-ubyte.gz of Fashion-MNIST; "
+            "for a folder of your own add data.name=folder."
+        )
     raise UserError(f"Fashion-MNIST is downloaded at first use; offline, {ADVICE}")
 
 

@@ -21,7 +21,15 @@ from scm_core.base.distributed import cpus
 from scm_core.base.errors import UserError, reason
 from scm_core.contract.fields import Label, Schema
 from scm_core.data.cache import hashed
-from scm_core.data.layout import empty_parts, ignored, layout, tell, tell_left_out, walk
+from scm_core.data.layout import (
+    empty_parts,
+    ignored,
+    layout,
+    tell,
+    tell_left_out,
+    tell_others,
+    walk,
+)
 from scm_core.data.shards import File, members
 
 log = logging.getLogger(__name__)
@@ -86,9 +94,12 @@ def classified(
     for files in classes.values():
         held.update(hold_out([file for file in files if file not in found.decided], folder))
     tell(folder, found)
-    if not pattern and by_subfolder:
+    loose = list(classes) == ["."]
+    if pattern or loose:
+        tell_others(others.values(), known)
+    else:
         tell_left_out(folder, found.homes, others.values(), set(classes), known)
-    if list(classes) == ["."]:  # not called as the folder, which may be moved or packed
+    if loose:  # not called as the folder, which may be moved or packed
         classes = {found.root.name or ALL: classes["."]}
     return classes, held
 

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ LITTER = {  # what systems leave in any folder, beside what is hidden; in lower 
     *("$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle", "@recycle"),
     *("#snapshot", "__macosx", "thumbs.db", "desktop.ini"),
 }
+# What lies beside media and says something of them.
+TEXTS = {"", ".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".html", ".pdf"}
 SYSTEM = ("/proc", "/sys")  # no disks, and full of links to everywhere
 PARTS = re.compile(
     r"((?P<train>train(ing)?)|(?P<val>val|valid|validation|dev)|(?P<test>test(ing)?))"
@@ -178,6 +180,14 @@ def tell_left_out(
         log.warning("%s is no class: it has no %s; %s", name, known, found or "it is empty")
     if stray := sum((endings[name] for name in endings.keys() & classes), Counter()):
         log.warning("left out in classes, as no %s: %s", known, _listed(stray))
+
+
+def tell_others(others: Iterable[PurePath], known: str) -> None:
+    """Count the files of other endings where there are no class folders; texts are about files."""
+    endings = Counter(path.suffix.lower() for path in others)
+    media = Counter({ending: n for ending, n in endings.items() if ending not in TEXTS})
+    if media:
+        log.warning("left out, as no %s: %s", known, _listed(media))
 
 
 def _listed(endings: Counter[str]) -> str:

@@ -143,7 +143,7 @@ class ProgressBar(OnOptimizerStep):
             return
         task, step = self.progress.tasks[self.task], trainer.global_step
         figures = task.fields["figures"]
-        if step % 10 == 0:
+        if step % 10 == 0 or step % self.every == 0:
             loss, monitored = stage.metrics["loss"].item(), stage.monitored.nanmean().item()
             figures = f"loss {loss:.3f}  {stage.monitored_name} {monitored:.3f}"
         speed = task.speed or 0.0

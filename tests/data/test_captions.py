@@ -19,12 +19,14 @@ def found(folder):
     return named, {file.relative_to(folder).as_posix() for file in held}
 
 
-def test_text_files_beside_media_are_their_captions_wherever_they_lie(tmp_path):
+def test_text_files_beside_media_are_their_captions_wherever_they_lie(tmp_path, caplog):
     truth = texts.captioned(tmp_path / "one", 4) + texts.captioned(tmp_path / "other" / "deep", 3)
     path, caption = truth[0]
     path.with_suffix(".txt").write_text(f"\ufeff{caption}\n  on\ta square \n", "utf-8")
     (tmp_path / "one" / "README.txt").write_text("made by nobody")
+    (tmp_path / "one" / "another.heic").touch()
     captions, held = found(tmp_path)
+    assert caplog.messages == ["left out, as no image (of png): 1 of .heic"]
     assert captions == {
         path.relative_to(tmp_path).as_posix(): f"{text} on a square" if i == 0 else text
         for i, (path, text) in enumerate(truth)

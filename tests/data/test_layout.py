@@ -139,3 +139,18 @@ def test_a_class_that_vanishes_is_named_with_its_endings(tmp_path, caplog, train
         "empty is no class: it has no image (of png); it is empty",
         "left out in classes, as no image (of png): 1 of .txt",
     ]
+
+
+@pytest.mark.parametrize("pattern", [None, r"^([a-z]+)_"])
+def test_files_of_other_endings_are_counted_without_class_folders_too(tmp_path, caplog, pattern):
+    with caplog.at_level(logging.WARNING):
+        read(
+            tmp_path,
+            "cat_1.png",
+            "cat_2.png",
+            "cat_3.HEIC",
+            "sub/cat_4.heic",
+            "LICENCE.txt",
+            pattern=pattern,
+        )
+    assert caplog.messages == ["left out, as no image (of png): 2 of .heic"]

@@ -131,6 +131,8 @@ def test_a_licence_is_what_the_user_says_or_the_font_states(tmp_path):
         ({"pitch_low": 85}, "data.pitch_low=85"),
         ({"velocities": 0}, "data.velocities=0 must be 1 to 127"),
         ({"name": "note"}, "data.name=note is none of notes, folder"),
+        ({"root": "mine"}, "data.root= is of recordings: data.name=folder goes with it"),
+        ({"pattern": "(a)"}, "data.pattern= is of recordings"),
         ({"frames": 0}, "data.frames=0 must be at least 1"),
     ],
 )
