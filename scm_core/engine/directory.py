@@ -12,20 +12,29 @@ from scm_core.engine import config, storage
 from scm_core.engine.checkpointing import LAST
 from scm_core.networks import lora
 
+# What a student is; one with other values is another.
+STATED = "student.guidance", "student.method"
+LORA = tuple(f"student.lora.{key}" for key in ("rank", "alpha", "targets"))
 INIT = "student/init_from"  # the fingerprint of the weights that a student began with
 
 
 def check(folder: Path, settings: DictConfig) -> None:
     """UserError where it holds another run, or a student that was asked for otherwise."""
     saved, exported = folder / "config.yaml", folder / "student.safetensors"
+    # A teacher alone is asked for without a word of LoRA.
+    asked = (*STATED, *LORA) if settings.stage in (None, "student") else STATED
     if saved.exists():
-        kept = ["init_from", "guidance", "method"] if student_begun(folder) else []
-        keys = "modality", "backbone", *(f"student.{key}" for key in kept)
+        kept = ["student.init_from", *asked] if student_begun(folder) else []
+        keys = "modality", "backbone", *kept
         _check_same(folder, config.read_yaml(saved), settings, *keys)
     if exported.exists():
-        stated = storage.read(exported)[0]["config"].get("student", {})
-        keys = (f"student.{key}" for key in ("guidance", "method") if key in stated)
-        _check_same(folder, OmegaConf.create({"student": stated}), settings, *keys)
+        stated = OmegaConf.create(storage.read(exported)[0]["config"])
+        _check_same(folder, stated, settings, *(key for key in asked if _states(stated, key)))
+
+
+def _states(config: DictConfig, key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    return name in (OmegaConf.select(config, section) or {})
 
 
 def _check_same(folder: Path, before: DictConfig, settings: DictConfig, *keys: str) -> None:

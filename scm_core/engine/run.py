@@ -92,7 +92,6 @@ class Run:
             self._check_fit()
         self._hold()
         self._write("data.json", json.dumps(about))
-        self._write("config.yaml", OmegaConf.to_yaml(settings, resolve=True))
 
     def train(self, name: str) -> None:
         """Train one stage, or resume it, and export its EMA weights; skip it when done."""
@@ -106,6 +105,8 @@ class Run:
         if self.autoencoder and name != "decoder" and not isinstance(self.data, Latents):
             self._use_latents()
         stage = self._build(name)
+        # Not sooner: what has nothing to train, or cannot go on, keeps that by which it was.
+        self._write("config.yaml", OmegaConf.to_yaml(self.settings, resolve=True))
         guard = DivergenceGuard(self.folder / name / LAST)
         options = self.settings.trainer
         averaging = Averaging(settings.ema, "cpu" if options.average_on_cpu else None)
@@ -184,6 +185,8 @@ class Run:
             schema = self.data.condition
             backbone = self.spec.backbone(self.settings, shape, schema, self.statistics)
             check_methods(self.settings.student, backbone)
+            if self.settings.student.lora.rank:
+                lora.targeted(backbone, self.settings.student.lora.targets)
             if self.teacher:
                 pretrained.check_samples(self.teacher, backbone, shape, schema)
             if self.settings.student.init_from:

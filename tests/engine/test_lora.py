@@ -89,6 +89,19 @@ def test_a_student_is_loaded_merged_and_computes_what_it_did_in_training(trained
     assert (found - plain).norm() > 1e-3 * plain.norm()
 
 
+def test_it_stays_of_its_rank_and_layers(trained, refused):
+    for words in ("rank=2", "targets=[proj]"):
+        said = refused("train", *STUDENT, f"student.lora.{words}", f"out={trained}")
+        assert "holds a run with another student.lora." in said
+
+
+def test_layers_that_are_not_there_are_refused_before_the_teacher_trains(tmp_path, refused):
+    words = [*STUDENT[:3], *STUDENT[4:], "student.lora.targets=[nowhere]"]
+    said = refused("train", *words, f"out={tmp_path}/run")
+    assert "student.lora.targets: no layer is called nowhere" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_merged_student_needs_no_teacher(trained, begun):
     run.main([*STUDENT, "student.lora.merge=true", f"out={begun}"])
     (begun / "teacher.safetensors").unlink()
@@ -165,7 +178,7 @@ def test_a_stopped_run_resumes_bit_for_bit(trained, begun, more):
 
 def test_full_weights_do_not_resume_an_adapter(trained):
     words = [word for word in STUDENT if "lora" not in word]
-    with pytest.raises(UserError, match="holds other networks than these settings make"):
+    with pytest.raises(UserError, match="another student.lora.rank \\(4, now None\\)"):
         run.main([*words, "max_steps=9", f"out={trained}"])
 
 
