@@ -20,7 +20,7 @@ from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.base import console
 from scm_core.base.arguments import place
 from scm_core.base.errors import UserError
-from scm_core.base.files import replacing
+from scm_core.base.files import check_room, replacing
 from scm_core.contract.fields import Condition
 from scm_core.engine import sampling
 from scm_core.engine.checkpoint import Checkpoint
@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"format={settings.format} is none of {', '.join((*WRITERS, PIPELINE))}")
     if settings.steps < 1:
         raise UserError(f"steps={settings.steps} must be at least 1")
+    check_room(Path(settings.out).parent)
     model = open_checkpoint(settings.checkpoint, settings.modality, decoder, device="cpu")
     if model.stage != "student":
         raise UserError(f"{model.path} holds a {model.stage}; only a student is a few steps")

@@ -13,6 +13,7 @@ from scm_core.apps.writing import provenance_of, samples_in, signer_of, unsigned
 from scm_core.base import console
 from scm_core.base.arguments import Overrides, nearest, parse, section, word
 from scm_core.base.errors import UserError
+from scm_core.base.files import check_room
 from scm_core.contract.fields import Schema, parse_condition
 from scm_core.engine import config
 from scm_core.engine.sampling import SampleConfig, make_sampler, refuse_null, sample_all
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{error} (conditions: {', '.join(model.condition) or 'none'})") from None
     if settings.n < 1 or settings.batch_size < 1:
         raise UserError("n and batch_size must be at least 1")
+    check_room(Path(settings.out))
     signer = signer_of(settings.sign)
     condition = parse_condition(model.condition, asked, settings.n)
     refuse_null(model, condition)

@@ -20,6 +20,13 @@ from torch import Tensor
 from scm_core.base.errors import UserError
 
 
+def check_room(out: Path) -> None:
+    """UserError where a folder, `out`, cannot be made or written to: ask before the work."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"out={out} cannot be made: {there} is no folder that may be written to")
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A path beside ``path``, whose folder is made, that takes its place once all is on the disk.

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from scm_core.base import console
 from scm_core.base.errors import UserError, first_line
-from scm_core.contract.fields import Condition, Schema, null_condition
+from scm_core.contract.fields import Condition, Label, Schema, null_condition
 from scm_core.contract.spec import DataModule
 from scm_core.engine import storage
 from scm_core.networks.pretrained import Adapter, time
+from scm_core.networks.pretrained.adapter import classes
 
 
 def check_samples(name: str, backbone: nn.Module, shape: tuple[int, ...], schema: Schema) -> None:
@@ -28,6 +29,16 @@ def check_samples(name: str, backbone: nn.Module, shape: tuple[int, ...], schema
     if why:
         sizes = " x ".join(map(str, shape))
         raise UserError(f"pretrained={name} cannot take samples of {sizes}: {why}")
+
+
+def tell_classes(name: str, backbone: Adapter, schema: Schema) -> None:
+    """Say which of a pretrained network's classes stands for which of the data's: numbers alone
+    tell, and a network knows no names."""
+    label = schema.get("label")
+    if backbone.family.label and classes(backbone.network) and isinstance(label, Label):
+        pairs = [f"{i} for {label.show(i)}" for i in range(label.classes)]
+        listed = pairs if len(pairs) <= 6 else [*pairs[:3], "...", *pairs[-2:]]
+        console.console.print(f"pretrained={name}: its class {', '.join(listed)}", soft_wrap=True)
 
 
 def check_source(path: Path, name: str, source: str) -> None:

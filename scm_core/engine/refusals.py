@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -141,13 +140,6 @@ def _check_init(settings: DictConfig) -> None:
         raise UserError(f"student.init_from={given} is a {found[0]} of {found[1]}")
 
 
-def check_room(out: Path) -> None:
-    """UserError where a run directory cannot be made."""
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"out={out} cannot be made: {there} is no folder that may be written to")
-
-
 def trainer_of(options: Any, **more: Any) -> Trainer:
     """Lightning's Trainer by the section `trainer`; UserError for what Lightning refuses."""
     strategy = options.strategy
@@ -182,6 +174,6 @@ def duration(text: str) -> datetime.timedelta:
     """`DD:HH:MM:SS` or `HH:MM:SS`; UserError for anything else."""
     match = re.fullmatch(r"(?:(\d{1,6}):)?(\d{1,6}):(\d{1,6}):(\d{1,6})", text)
     if not match:
-        raise UserError(f"max_time={text} is not DD:HH:MM:SS")
+        raise UserError(f"max_time={text} is not DD:HH:MM:SS or HH:MM:SS")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scm_core.base import console
 from scm_core.base.claim import agreed
 from scm_core.base.errors import UserError
-from scm_core.base.files import Lock, fingerprint, write_text
+from scm_core.base.files import Lock, check_room, fingerprint, write_text
 from scm_core.contract import objectives
 from scm_core.contract.fields import Schema, schema_to_dict, with_examples
 from scm_core.contract.spec import Autoencoder, Codec, DataModule, ModalitySpec
@@ -43,7 +43,6 @@ from scm_core.engine.refusals import (
     STAGES,
     check,
     check_methods,
-    check_room,
     duration,
     trained,
     trainer_of,
@@ -189,6 +188,7 @@ class Run:
                 lora.targeted(backbone, self.settings.student.lora.targets)
             if self.teacher:
                 pretrained.check_samples(self.teacher, backbone, shape, schema)
+                pretrained.tell_classes(self.teacher, backbone, schema)
             if self.settings.student.init_from:
                 path = Path(self.settings.student.init_from)
                 checkpoint.check_weights(backbone, self._initial(path), path)

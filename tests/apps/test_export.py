@@ -161,7 +161,7 @@ def test_a_graph_that_draws_no_numbers_is_not_passed(toy, tmp_path, monkeypatch)
 
 def test_a_missing_extra_and_a_folder_that_refuses(toy, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="may be written to"):
         export.main(
             [
                 "modality=toy_plugin:SPEC",

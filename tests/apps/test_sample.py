@@ -60,3 +60,11 @@ def test_data_and_noise_are_no_time_to_look(refused, toy, tmp_path, last):
 def test_guidance_is_a_number_from_0_on(refused, toy, tmp_path, guidance):
     words = ["modality=toy_plugin:SPEC", f"checkpoint={toy}", f"out={tmp_path}"]
     assert "is no number from 0 on" in refused("sample", *words, f"guidance={guidance}")
+
+
+def test_where_nothing_can_be_written_is_found_before_anything_is_drawn(refused, toy, tmp_path):
+    (tmp_path / "file").touch()
+    said = refused(
+        "sample", f"checkpoint={toy}", "modality=toy_plugin:SPEC", f"out={tmp_path}/file"
+    )
+    assert "is no folder that may be written to" in said

@@ -57,6 +57,13 @@ def load(path, folder):
     return checkpoint.load(path, "image", "cpu", {"pretrained": str(folder)})
 
 
+def test_it_is_said_which_of_its_classes_is_which_of_the_datas(tmp_path, dit, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for said in (1, 0):  # once
+        train(tmp_path, dit, "data.size=16")
+        assert capsys.readouterr().out.count("its class 0 for class0, 1 for class1") == said
+
+
 def test_a_student_of_a_pretrained_model(tmp_path, dit, trained, refused):
     """Its teacher's file holds no weights, its own all; both sample where pretrained= says."""
     described, weights = read(trained / "teacher.safetensors")

@@ -82,7 +82,9 @@ class Field(ABC):
         """UserError for values (N, ...) of another shape or dtype, and for NaN or Inf."""
         null = self.null(len(values))
         same = values.shape == null.shape and values.dtype == null.dtype
-        if not same or not values.isfinite().all():
+        if same and not values.isfinite().all():
+            raise UserError(f"a value of {self} holds NaN or Inf")
+        if not same:
             raise UserError(f"{values.dtype} {tuple(values.shape)} is no value of {self}")
 
     def show(self, value: Tensor) -> Any:
