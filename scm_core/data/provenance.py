@@ -75,7 +75,7 @@ def read(path: str | Path) -> Facts:
         text = _of_picture(path) if path.suffix.lower() in PICTURES else _of_container(path)
     except Exception as error:  # codecs raise all kinds of errors on damaged files
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read: {reason}") from error
+        raise UserError(f"{path} cannot be read as a picture, sound or clip: {reason}") from error
     with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError, RecursionError):
         return dict(json.loads(text)[KEY].items())
     raise UserError(f"{path} does not say how it was made")

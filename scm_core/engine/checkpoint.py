@@ -99,6 +99,8 @@ def load(
             f"{path} is of a plugin that is not installed, {name!r}; no file chooses what code "
             "runs: name by modality= the one that you know and trust"
         )
+    if described["stage"] == "decoder":
+        raise UserError(f"{path} holds a decoder, which draws nothing: name a teacher or student")
     spec = modalities.get(name)
     try:
         return _built(path, spec, described, weights, device, decoder or {})

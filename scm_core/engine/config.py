@@ -36,6 +36,8 @@ def load(arguments: list[str]) -> tuple[modalities.ModalitySpec, DictConfig]:
     """The modality named by `modality=` and its finished configuration."""
     command = parse(arguments)
     if command.get("teacher", "{").strip()[:1] != "{":  # no section: the name of a pretrained one
+        if "pretrained" in command:
+            raise UserError("teacher=NAME and pretrained=NAME mean the same: give one of them")
         command["pretrained"] = command.pop("teacher")
     if not (name := word(command, "modality")):
         names = ", ".join(entry.name for entry in modalities.installed()) or "none is installed"

@@ -234,6 +234,7 @@ def test_teacher_samples_by_any_sampler(run, trained, tmp_path):
         ([*SMOKE, *NO_DATA, "student.guidance=nan"], "student.guidance=nan must be a number from"),
         ([*SMOKE, *NO_DATA, "teacher.condition_dropout=10"], "10.0 must be between 0 and 1"),
         ([*SMOKE, *NO_DATA, "student.options.diffusion.condition_dropout=-1"], "between 0 and 1"),
+        ([*SMOKE, "pretrained=one", "teacher=another"], "mean the same: give one of them"),
         ([*SMOKE, "max_time=99999999999:00:00:00"], "is not DD:HH:MM:SS"),
         ([*SMOKE, "student.phases=[{reconstruction: 1, steps: 2}]"], "a backbone with encode()"),
         (
@@ -276,6 +277,7 @@ def test_a_student_needs_its_teacher(run, fashion_root, tmp_path):
     [
         (["checkpoint={out}/nothing.safetensors"], "no checkpoint at"),
         (["checkpoint={out}/config.yaml"], "not a readable safetensors file"),
+        (["checkpoint=checkpoints/video/decoder.safetensors"], "a decoder, which draws nothing"),
         (["checkpoint={student}", "guidance=3"], "distilled at guidance"),
         (["checkpoint={student}", "label=dog"], "no class 'dog'"),
         (["checkpoint={student}", "label=[0,on]"], "no class 'on'"),  # not YAML's true

@@ -63,8 +63,8 @@ def check(settings: ServeConfig) -> None:
     for key in ("max_batch_size", "queue", "max_n"):
         if settings[key] < 1:
             raise UserError(f"{key}={settings[key]} must be at least 1")
-    if settings.batch_timeout < 0:
-        raise UserError(f"batch_timeout={settings.batch_timeout} must be at least 0")
+    if not 0 <= settings.batch_timeout <= 60:
+        raise UserError(f"batch_timeout={settings.batch_timeout} must be from 0 to 60 seconds")
     if settings.host not in HOSTS or not 1024 <= settings.port <= 65535:
         raise UserError(f"host= is one of {', '.join(HOSTS)}, and port= from 1024 to 65535")
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET

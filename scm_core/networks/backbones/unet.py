@@ -123,7 +123,10 @@ class UNet(nn.Module):
         n = len(grid)
         divisor = patch * 2 ** (len(channels) - 1)
         if any(size % divisor for size in grid):
-            raise ValueError(f"grid {tuple(grid)} is not divisible by {divisor}: use fewer levels")
+            raise ValueError(
+                f"grid {tuple(grid)} is not divisible by {divisor}: use samples "
+                "of another size, or fewer levels (backbone.options.channels)"
+            )
         self.time = TimeEmbedding(embedding)
         self.condition = ConditionEmbedding(condition, embedding)
         self.context = ConditionTokens(condition, embedding)
