@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 import scm_core
-from scm_core.apps.opening import of_model, open_checkpoint
+from scm_core.apps.opening import PREFIX, of_model, open_checkpoint
 from scm_core.base import console
 from scm_core.base.arguments import Overrides, nearest, parse, place, section, several
 from scm_core.base.device import resolve_precision
@@ -30,7 +30,7 @@ from scm_core.engine.checkpoint import Checkpoint
 from scm_core.engine.compilation import compiled
 from scm_core.evaluation import evaluator, plots, report
 from scm_core.evaluation.evaluator import Bench, Plan, Row, Setting
-from scm_core.evaluation.measuring import Drawn, Measured, Partial, measure, probe
+from scm_core.evaluation.measuring import Drawn, Measured, Partial, check_replaced, measure, probe
 from scm_core.evaluation.ratios import judged, ratios
 
 
@@ -63,6 +63,8 @@ def evaluate(arguments: list[str], first: bool) -> None:
     decoder = of_model(overrides)
     of_data = section(overrides, "data") | section(overrides, "limits")
     settings = config.merge(OmegaConf.structured(EvaluateConfig), ("command line", overrides))
+    if not settings.out and str(settings.checkpoint).startswith(PREFIX):
+        raise UserError("where shall the figures of a downloaded student go? give out=FOLDER")
     preset, guidances = _preset(settings), _guidances(settings.guidance)
     named = _distinct(tuple(map(_imported, several(settings.features))))
     models = _models(settings, decoder, alone=bool(guidances))
@@ -133,6 +135,7 @@ class Evaluation:
         return [features.name for features in self.bench.features]
 
     def _measured(self, name: str, drawn: list[Drawn]) -> tuple[Measured, Partial]:
+        check_replaced(self.out / f"{name}.json", self.about)
         partial = Partial(self.out / f"{name}.partial.json", self.about, self.first)
         return measure(self.bench, self.plan.reference, drawn, self.data, partial), partial
 

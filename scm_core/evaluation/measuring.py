@@ -15,6 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
 from scm_core.base import console, distributed
+from scm_core.base.errors import UserError
 from scm_core.base.files import write_text
 from scm_core.contract.fields import Condition
 from scm_core.contract.spec import DataModule
@@ -149,6 +150,21 @@ class Partial:
             return
         kept = {"about": self.about, "media": self.media, "rows": self.rows}
         write_text(self.path, json.dumps(kept, indent=2) + "\n")
+
+
+def check_replaced(path: Path, about: Row) -> None:
+    """UserError where a file has figures of the same models by more samples than are asked for."""
+    try:
+        found = json.loads(path.read_text())
+        same = all(found.get(stage) == about.get(stage) for stage in ("student", "teacher"))
+        more = same and found["n"] > about["n"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return  # it is none of ours
+    if more:
+        raise UserError(
+            f"{path} holds figures of {found['n']} samples, which those of {about['n']} would "
+            "replace: give out=FOLDER"
+        )
 
 
 @contextlib.contextmanager

@@ -223,6 +223,7 @@ def test_exact_samplers_are_as_good_as_real_data(student, capsys):
 
 def test_what_a_decoder_loses_is_a_row_of_its_own(student, monkeypatch, capsys):
     exact = run(student)["rows"][0]
+    (student.parent / "metrics.json").unlink()  # which is of more samples
     lossy = replace(
         SPEC,
         build_codec=lambda config, statistics: LossyCodec(),
@@ -419,6 +420,17 @@ def test_a_teacher_is_measured_by_its_guidance(student, tmp_path, monkeypatch, c
     for wrong in ("guidance=much", "guidance=-1", "guidance=[1,true]"):
         with pytest.raises(UserError, match="no number from 0 on"):
             run(student, wrong)
+
+
+def test_figures_of_more_samples_are_not_replaced(student, tmp_path):
+    run(student)
+    kept = (student.parent / "metrics.json").read_bytes()
+    with pytest.raises(UserError, match="figures of 200 samples.*give out=FOLDER"):
+        run(student, "n=100")
+    assert (student.parent / "metrics.json").read_bytes() == kept
+    run(student, "n=100", f"out={tmp_path / 'others'}")
+    with pytest.raises(UserError, match="downloaded student go"):
+        evaluate.main(["checkpoint=hub:owner/name"])
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_at_once(student, tmp_path):
