@@ -181,7 +181,8 @@ def _gradient_error(value: Tensor, reference: Tensor, inputs: list[Tensor]) -> f
     pairs = [(a, b) for a, b in pairs if a is not None]
     # A key's bias moves all logits of a row alike: its gradient is zero, and rounding is left.
     least = _SMALL * max((b.norm().item() for _, b in pairs), default=0.0)
-    return max((_error(a, b, least) for a, b in pairs), default=0.0)
+    errors = [_error(a, b, least) for a, b in pairs]
+    return torch.tensor([0.0, *errors], dtype=torch.float64).max().item()  # NaN if one is
 
 
 def _jvp_error(

@@ -1,4 +1,7 @@
-"""Checks of the data, the conditions and the codec."""
+"""Checks of the data, the conditions and the codec.
+
+Limits are asked as `not value <= LIMIT`, here and in the other checks: NaN is within none.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def statistics(subject: Subject) -> str:
             "evaluation: keep what is made of them on disk, by InMemory(kept_as=...) or "
             "scm_core.data.cache"
         )
-    if abs(mean) > MEAN or abs(std - SIGMA_DATA) > STD:
+    if not (abs(mean) <= MEAN and abs(std - SIGMA_DATA) <= STD):
         raise Fault(
             figure,
             f"the method is scaled to mean 0 and std {SIGMA_DATA}: give "
@@ -116,11 +119,11 @@ def round_trip(subject: Subject) -> str:
             f"{figure}; {clipped:.1%} of the decoded values lie at the very ends",
             "decode clips real data: widen its limits, or clip where the data themselves end",
         )
-    if error > (EXACT if exact else INEXACT):
+    if not error <= (EXACT if exact else INEXACT):
         raise Fault(
             figure, "decode has to undo encode: the same mean and std in both, or exact = False"
         )
-    if difference > ENCODED:
+    if not difference <= ENCODED:
         raise Fault(
             f"encode differs from val_dataloader by {difference:.2g}",
             "encode and the data module have to standardise alike, and real('test') has to come "

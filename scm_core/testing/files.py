@@ -65,7 +65,7 @@ def reload(subject: Subject) -> str:
     with torch.no_grad():
         error = relative(network(x, t, given), subject.network(x, t, given))
     figure = f"{size / 1e6:.1f} MB; F differs by {error:.1e}, half precision"
-    if error > RELOADED:
+    if not error <= RELOADED:
         raise Fault(figure, "register what F depends on as parameters or persistent buffers")
     codec = subject.spec.codec(subject.config, described["statistics"])
     held_out = subject.held_out.x[:2]

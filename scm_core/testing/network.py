@@ -54,7 +54,7 @@ def _wider(subject: Subject) -> str:
 
     error = relative(along(2), along(1))
     figure = f"by student.tangent=difference; one twice as wide differs by {error:.1%}"
-    if error > WIDER:
+    if not error <= WIDER:
         raise Fault(figure, "F is too steep or too rough for a difference: see time embedding")
     return figure
 
@@ -96,7 +96,7 @@ def bf16(subject: Subject) -> str:
             rough = subject.jvp(subject.network, primals, tangents, condition=given)
     F, dF = (relative(a.float(), b) for a, b in zip(rough, exact, strict=True))
     figure = f"F {F:.1%}, tangent {dF:.1%}"
-    if F > BF16_F or dF > BF16_TANGENT:
+    if not (F <= BF16_F and dF <= BF16_TANGENT):
         raise Fault(
             figure,
             "keep t and its embedding in float32, by torch.autocast(..., enabled=False) around "

@@ -1,5 +1,6 @@
 """The conformance suite: every built-in plugin passes it, and each planted fault is found."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -93,6 +94,12 @@ class Wrapped(nn.Module):
     def detached(self, x, t, condition):
         return self.inner(x, t, condition).detach() * self.norm.weight.mean()
 
+    def nan(self, x, t, condition):
+        return self.inner(x, t, condition) * math.nan
+
+    def gradient_of_nan(self, x, t, condition):
+        return self.inner(x, t, condition) + (0 * self.norm.weight).square().sum().sqrt()
+
 
 def with_backbone(forward):
     kind = type("Changed", (Wrapped,), {"forward": getattr(Wrapped, forward)})
@@ -134,6 +141,12 @@ class WithNullLabels(ToySet):
         return Batch(x, {"pitch": condition["pitch"] + 1})
 
 
+class WithNaN(ToySet):
+    def __init__(self, n, seed):
+        super().__init__(n, seed)
+        self.waves[-1] = math.nan
+
+
 class DrawnGlobally(ToySet):
     def __init__(self, n, seed):
         super().__init__(n, seed)
@@ -153,6 +166,7 @@ def shuffled(self, split):
 
 FAULTS = {
     "data of std 1.0": (with_data(dataset=OfStdOne), "statistics", "std 0.5"),
+    "data with a NaN": (with_data(dataset=WithNaN), "statistics", "std 0.5"),
     "a backbone that ignores t": (with_backbone("ignores_t"), "time embedding", "ignores t"),
     "a BatchNorm": (with_backbone("batch_norm"), "tangent", "batch"),
     "a shape changed in place": (with_backbone("in_place"), "tangent", "writes in place"),
@@ -166,6 +180,16 @@ FAULTS = {
         with_codec(exact=False, decode=lambda self, x: ToyCodec().decode(x).clamp(-0.9, 0.9)),
         "round trip",
         "clips real data",
+    ),
+    "an exact codec that decodes to NaN": (
+        with_codec(decode=lambda self, x: ToyCodec().decode(x) * math.nan),
+        "round trip",
+        "decode has to undo encode",
+    ),
+    "a lossy codec that encodes to NaN": (
+        with_codec(exact=False, encode=lambda self, waves: ToyCodec().encode(waves) * math.nan),
+        "round trip",
+        "decode has to undo encode",
     ),
     "a condition key that the schema lacks": (
         with_data(dataset=WithAKey),
@@ -205,6 +229,9 @@ FAULTS = {
         "travel as JSON",
     ),
     "a sum that bf16 cannot hold": (with_backbone("cancelling"), "bf16", "float32"),
+    "NaN in bf16": (with_backbone("nan"), "bf16", "float32"),
+    "NaN once it is reloaded": (with_backbone("nan"), "reload", "persistent buffers"),
+    "a gradient of NaN": (with_backbone("gradient_of_nan"), "tangent", "not smooth"),
     "a cut gradient": (with_backbone("detached"), "overfitting", "cut gradient"),
 }
 
@@ -247,10 +274,9 @@ def test_a_network_that_dual_refuses_is_checked_as_it_trains():
         figure = found(check_of, spec, "student.tangent=difference")
         assert isinstance(figure, str), figure.advice
     assert "student.tangent=difference" in found(network.tangent, spec).advice
-    assert (
-        "too steep"
-        in found(network.tangent, with_backbone("fast_t"), "student.tangent=difference").advice
-    )
+    for forward in ("fast_t", "nan"):
+        fault = found(network.tangent, with_backbone(forward), "student.tangent=difference")
+        assert "too steep" in fault.advice
 
 
 def raising(self, media):
