@@ -8,7 +8,7 @@ import torch
 from scm_core.base.arguments import parse
 from scm_core.contract.config import Config
 from scm_core.contract.fields import Label
-from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, ModalitySpec
+from scm_core.contract.spec import SIGMA_DATA, Batch, Codec, DataModule, Features, ModalitySpec
 from scm_core.data import media
 from scm_core.data.batches import loader
 from scm_core.engine import config, storage
@@ -77,6 +77,13 @@ class ToyCodec(Codec):
         return media.image_grid(strips[:, :, None].expand(-1, -1, 8, -1))
 
 
+class ToyFeatures(Features):
+    name = "waves"
+
+    def __call__(self, waves):
+        return waves.flatten(1)
+
+
 SPEC = ModalitySpec(
     name="toy",
     config=ToyConfig,
@@ -85,7 +92,7 @@ SPEC = ModalitySpec(
     build_data=lambda config: ToyData(),
     build_backbone=lambda config, shape, schema, _: backbones.build(config.backbone, shape, schema),
     build_codec=lambda config, statistics: ToyCodec(),
-    build_features=lambda config: lambda waves: waves.flatten(1),
+    build_features=lambda config: ToyFeatures(),
 )
 
 

@@ -220,13 +220,25 @@ class Bench:
         return Samples(self._features(media), condition, scores)
 
     def _features(self, media: Any) -> dict[str, Tensor]:
-        return {features.name: features(media).cpu() for features in self.features}
+        found = {features.name: features(media).cpu() for features in self.features}
+        for name, rows in found.items():
+            if not fit(rows, media):
+                raise UserError(
+                    f"the extractor {name} gives {tuple(rows.shape)} of a batch of media: features "
+                    "are (N, D), one row for each"
+                )
+        return found
 
     def _now(self) -> float:
         """Seconds on a clock that has waited for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def fit(features: Tensor, media: Any) -> bool:
+    """Whether they are (N, D) of N media."""
+    return features.ndim == 2 and len(features) == sum(1 for _ in media)
 
 
 def _cost(model: Checkpoint, nfe: float, seconds: Tensor, media: Any) -> Row:

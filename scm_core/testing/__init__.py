@@ -32,6 +32,7 @@ from scm_core.testing.data import (
     statistics,
 )
 from scm_core.testing.files import config_round_trip, reload
+from scm_core.testing.media import evaluation
 from scm_core.testing.network import bf16, overfitting, rules, tangent, time_embedding
 from scm_core.testing.subject import REFUSED, Fault, Result, Subject, prepare, seeded
 
@@ -50,6 +51,7 @@ CHECKS: tuple[Callable[[Subject], str], ...] = (
     config_round_trip,
     reload,
     overfitting,
+    evaluation,
 )
 
 

@@ -37,7 +37,7 @@ def test_from_an_empty_folder_to_samples(run, tmp_path):
     assert commands[0] == ["pip", "install", "-e", "spectra"]
     environment.run(*PIP, "-e", "spectra", cwd=tmp_path)
     checked, trained, sampled = (environment.run(*c[1:], cwd=tmp_path) for c in commands[1:])
-    assert checked.count("\nok ") == 14 and "FAILED" not in checked
+    assert checked.count("\nok ") == 15 and "FAILED" not in checked
     assert "student: 20 steps" in trained
     assert "64 samples" in sampled and len(list((tmp_path / "samples").glob("*.txt"))) == 64
     assert "1 passed" in environment.run("-m", "pytest", "-q", cwd=tmp_path / "spectra")

@@ -133,6 +133,15 @@ class Absolute:
         return media.abs().flatten(1).float()
 
 
+class Unflattened:
+    """Features that are the media."""
+
+    name = "unflattened"
+
+    def __call__(self, media):
+        return media
+
+
 class Doubled(ToyFeatures):
     """Other features of the same name."""
 
@@ -315,6 +324,7 @@ def test_rows_of_another_seed_other_data_or_features_are_measured_again(student,
         (["features=no_such_module:Kind"], "features=no_such_module:Kind cannot be used"),
         (["features=test_evaluate:NoKind"], "NoKind"),
         (["features=collections:OrderedDict"], "is no Features"),
+        (["features=test_evaluate:Unflattened"], r"extractor unflattened gives \(40, 1, 8\)"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_sentence(student, words, sentence):

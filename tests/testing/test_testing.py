@@ -6,16 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from toy_plugin import SPEC, ToyCodec, ToyData, ToySet
+from toy_plugin import SPEC, ToyCodec, ToyData, ToyFeatures, ToySet
 
 from scm_core import testing
 from scm_core.apps import check
 from scm_core.base import console
 from scm_core.base.arguments import parse
+from scm_core.base.errors import UserError
 from scm_core.contract import spec
 from scm_core.contract.fields import Label
 from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.engine import config
+from scm_core.evaluation import classifier
 from scm_core.networks import backbones
 from scm_core.testing import Fault, check_modality, network, prepare, seeded
 
@@ -23,7 +25,9 @@ BUILT_IN = [entry.name for entry in spec.installed() if entry.value.startswith("
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_plugins_conform(name, fashion_root):
+def test_built_in_plugins_conform(name, fashion_root, monkeypatch):
+    # Training the scorers takes minutes, and how well they score is no matter here.
+    monkeypatch.setattr(classifier, "trained", lambda build, *_, **__: build().eval())
     words = [f"data.root={fashion_root}"] if name in ("image", "video") else []
     report = check_modality(spec.get(name), f"modality={name}", "preset=smoke", *words)
     assert report.ok, str(report)
@@ -32,7 +36,7 @@ def test_built_in_plugins_conform(name, fashion_root):
 def test_the_toy_conforms_and_no_global_state_is_left_behind():
     before = torch.get_rng_state()
     report = check_modality(SPEC)
-    assert report.ok and len(report.results) == 14, str(report)
+    assert report.ok and len(report.results) == 15, str(report)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -40,6 +44,16 @@ def with_data(**changes):
     """The toy with methods or attributes of its data module changed."""
     kind = type("Changed", (ToyData,), changes)
     return replace(SPEC, build_data=lambda config: kind())
+
+
+def with_features(**named):
+    """The toy with another extractor beside its own, by its name and what it gives."""
+    kinds = [type("Changed", (ToyFeatures,), {"name": k, "__call__": v}) for k, v in named.items()]
+    return replace(SPEC, build_features=lambda config: [ToyFeatures(), *(k() for k in kinds)])
+
+
+def with_scores(scores):
+    return replace(SPEC, build_scorer=lambda config, data: scores)
 
 
 def with_codec(**changes):
@@ -232,6 +246,46 @@ FAULTS = {
     "NaN in bf16": (with_backbone("nan"), "bf16", "float32"),
     "NaN once it is reloaded": (with_backbone("nan"), "reload", "persistent buffers"),
     "a gradient of NaN": (with_backbone("gradient_of_nan"), "tangent", "not smooth"),
+    "features that are not flat": (
+        with_features(unflattened=lambda self, waves: waves),
+        "evaluation",
+        "(N, D)",
+    ),
+    "one row of features for all media": (
+        with_features(mean=lambda self, waves: waves.mean(0)),
+        "evaluation",
+        "one row for each",
+    ),
+    "features of NaN": (
+        with_features(roots=lambda self, waves: waves.flatten(1).sqrt()),
+        "evaluation",
+        "finite features",
+    ),
+    "features that draw": (
+        with_features(noisy=lambda self, waves: torch.rand(len(waves), 2)),
+        "evaluation",
+        "eval mode",
+    ),
+    "two extractors of one name": (
+        with_features(waves=lambda self, waves: waves.flatten(1)),
+        "evaluation",
+        "a name of its own",
+    ),
+    "one score for all media": (
+        with_scores(lambda waves, condition: {"loudness": waves.abs().mean()}),
+        "evaluation",
+        "finite scores (N,)",
+    ),
+    "scores of NaN": (
+        with_scores(lambda waves, condition: {"loudness": waves.mean((1, 2)).log()}),
+        "evaluation",
+        "finite scores (N,)",
+    ),
+    "a file whose place is not returned": (
+        with_codec(save=lambda self, wave, path: None),
+        "evaluation",
+        "with a suffix",
+    ),
     "a cut gradient": (with_backbone("detached"), "overfitting", "cut gradient"),
 }
 
@@ -279,6 +333,16 @@ def test_a_network_that_dual_refuses_is_checked_as_it_trains():
         assert "too steep" in fault.advice
 
 
+def test_what_lacks_a_package_is_named_and_passes():
+    def lacking(config, data=None):
+        raise UserError("pip install 'ears'")
+
+    figure = found(testing.evaluation, replace(SPEC, build_features=lacking, build_scorer=lacking))
+    assert figure == "not tried (pip install 'ears'), not tried (pip install 'ears'), 00000.png"
+    scores = with_scores(lambda waves, condition: {"loudness": waves.abs().mean((1, 2))})
+    assert found(testing.evaluation, scores) == "loudness, waves (8, 16), 00000.png"
+
+
 def raising(self, media):
     raise RuntimeError("out of luck")
 
@@ -312,7 +376,7 @@ def run(monkeypatch, capsys):
 
 def test_the_command_says_what_it_measured(run):
     code, said = run("modality=toy_plugin:SPEC")
-    assert code == 0 and said.out.count("\nok ") == 14 and not said.err
+    assert code == 0 and said.out.count("\nok ") == 15 and not said.err
 
 
 def test_the_command_says_what_to_change(run, monkeypatch):
@@ -320,4 +384,4 @@ def test_the_command_says_what_to_change(run, monkeypatch):
     code, said = run("modality=toy_plugin:SPEC")
     assert code == 2 and "FAILED  statistics" in said.out
     assert "x = (data - mean) / std * SIGMA_DATA" in said.out
-    assert said.err == "error: 2 of 14 checks failed\n"
+    assert said.err == "error: 2 of 15 checks failed\n"

@@ -25,7 +25,7 @@ class Media(Features):
     name = "newname"
 
     def __call__(self, media):
-        return media
+        return media.float().flatten(1)
 
 
 SPEC = ModalitySpec(
