@@ -78,7 +78,7 @@ def check(settings: DictConfig) -> None:
     if settings.max_time is not None:
         duration(settings.max_time)
     backbone = settings.get("backbone")
-    if issubclass(OmegaConf.get_type(backbone) or object, backbones.BackboneConfig):
+    if OmegaConf.get_type(backbone) is backbones.BackboneConfig:  # a plugin's own may derive
         backbones.check(backbone)
     _check_student(settings.student, pretrained)
     _check_init(settings)

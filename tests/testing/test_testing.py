@@ -1,12 +1,12 @@
 """The conformance suite: every built-in plugin passes it, and each planted fault is found."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from torch import nn
-from toy_plugin import SPEC, ToyCodec, ToyData, ToyFeatures, ToySet
+from toy_plugin import SPEC, ToyCodec, ToyConfig, ToyData, ToyFeatures, ToySet
 
 from scm_core import testing
 from scm_core.apps import check
@@ -19,6 +19,7 @@ from scm_core.contract.spec import SIGMA_DATA, Batch
 from scm_core.engine import config
 from scm_core.evaluation import classifier
 from scm_core.networks import backbones
+from scm_core.networks.backbones import BackboneConfig
 from scm_core.testing import Fault, check_modality, network, prepare, seeded
 
 BUILT_IN = [entry.name for entry in spec.installed() if entry.value.startswith("modalities.")]
@@ -38,6 +39,27 @@ def test_the_toy_conforms_and_no_global_state_is_left_behind():
     report = check_modality(SPEC)
     assert report.ok and len(report.results) == 15, str(report)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@dataclass
+class OwnBackbone(BackboneConfig):
+    name: str = "own"
+    size: str = "huge"
+
+
+@dataclass
+class OwnConfig(ToyConfig):
+    backbone: OwnBackbone = field(default_factory=OwnBackbone)
+
+
+def test_a_plugin_may_name_backbones_of_its_own(monkeypatch):
+    monkeypatch.setattr(testing, "CHECKS", (testing.config_round_trip,))
+    assert check_modality(replace(SPEC, config=OwnConfig, build_backbone=own_backbone)).ok
+
+
+def own_backbone(config, shape, schema, statistics):
+    assert config.backbone == OwnBackbone()
+    return backbones.build(ToyConfig().backbone, shape, schema)
 
 
 def with_data(**changes):
