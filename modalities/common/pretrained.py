@@ -115,8 +115,8 @@ def _normalisation(network: nn.Module) -> dict[str, list[float]]:
     std = [1.0] * channels
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean, std = config.latents_mean, config.latents_std
-    elif isinstance(getattr(network, "latents_mean", None), Tensor):  # LTX's are weights
-        mean, std = network.latents_mean.tolist(), network.latents_std.tolist()
+    elif "latents_mean" in (weights := dict(network.named_buffers())):  # LTX's
+        mean, std = weights["latents_mean"].tolist(), weights["latents_std"].tolist()
     scaling = config.get("scaling_factor") or 1.0
     return {"mean": list(mean), "std": [each / scaling for each in std]}
 

@@ -61,6 +61,13 @@ def test_flux_2_folds_cells_and_normalises_by_its_weights(tmp_path):
     assert back.shape == X.shape and found.normalisation["mean"] == bn.running_mean.tolist()
 
 
+def test_a_vae_that_states_no_normalisation_is_read_in_silence(tmp_path, recwarn):
+    found = pretrained.of_pipeline(of(tmp_path, pipelines.vae()), (3, 32, 32), STATISTICS)
+    scaled = 1 / found.network.config.scaling_factor
+    assert found.normalisation == {"mean": [0.0] * 4, "std": [scaled] * 4}
+    assert not [one for one in recwarn if "latents_mean" in str(one.message)]
+
+
 def test_a_pipeline_without_a_vae_makes_pixels(tmp_path):
     pipelines.build("UNet2DModel").save_pretrained(tmp_path)
     assert pretrained.of_pipeline(str(tmp_path), (3, 8, 8), STATISTICS) is None
