@@ -32,9 +32,10 @@ def main(model: Checkpoint, out: Path) -> None:
     """Write the folder, and say how it is sampled."""
     adapter, pipeline = student_of(model), Pipeline.open(model.config.pretrained)
     write(adapter, pipeline, out, model.ends[1], lora_in(model.path, adapter, pipeline))
+    guidance = " and guidance_scale=1" * guided(str(read_index(pipeline).get("_class_name")))
     console.console.print(
         f"{out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r}) loads it; call it with "
-        "num_inference_steps=2 and guidance_scale=1",
+        f"num_inference_steps=2{guidance}",
         soft_wrap=True,
     )
 
@@ -63,7 +64,7 @@ def write(
     """
     if out.exists():
         raise UserError(f"out={out} is there already: name a folder that is not")
-    index = json.loads((pipeline.folder / INDEX).read_text(encoding="utf-8"))
+    index = read_index(pipeline)
     handed = own_sigmas(str(index.get("_class_name")))
     found = scheduler(adapter.path, pipeline.scheduler, handed, last)
     if found is None:
@@ -89,6 +90,11 @@ def write(
         shutil.rmtree(part, ignore_errors=True)
 
 
+def read_index(pipeline: Pipeline) -> dict[str, Any]:
+    """What a pipeline's `model_index.json` says."""
+    return json.loads((pipeline.folder / INDEX).read_text(encoding="utf-8"))
+
+
 def components(pipeline: Pipeline, index: dict[str, Any]) -> list[str]:
     """The folders of a pipeline's parts that are taken as they are."""
     changed = (pipeline.part, "scheduler")
@@ -101,6 +107,14 @@ def own_sigmas(kind: str) -> bool:
 
     found = getattr(diffusers, kind, None)
     return OWN_SIGMAS in inspect.getsource(found.__call__) if found else False
+
+
+def guided(kind: str) -> bool:
+    """Whether pipelines of a class of diffusers take a guidance_scale."""
+    import diffusers
+
+    found = getattr(diffusers, kind, None)
+    return bool(found) and "guidance_scale" in inspect.signature(found.__call__).parameters
 
 
 def lora_in(path: Path, adapter: Adapter, pipeline: Pipeline) -> dict[str, Tensor] | None:

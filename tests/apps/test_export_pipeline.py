@@ -252,9 +252,18 @@ def exported(tmp_path, monkeypatch, *words):
     return tmp_path / "student", out / "student.safetensors"
 
 
-def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "guided"),
+    [("DDPMPipeline", False), ("DDIMPipeline", False), ("SanaPipeline", True), ("None", False)],
+)
+def test_guidance_is_advised_where_a_pipeline_takes_it(kind, guided):
+    assert export_pipeline.guided(kind) == guided
+
+
+def test_from_a_training_to_a_pipeline(tmp_path, monkeypatch, capsys):
     """The command writes what the student's file holds, and draws it in two steps."""
     folder, file = exported(tmp_path, monkeypatch)
+    assert "num_inference_steps=2 and guidance_scale=1\n" in capsys.readouterr().out
     pipe = opened(folder)
     _, weights = read(file)
     found = {f"network.{key}": value for key, value in pipe.transformer.state_dict().items()}
