@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import statistics
@@ -19,7 +20,7 @@ from scm_core.apps import export_pipeline
 from scm_core.apps.opening import open_checkpoint, settings_of
 from scm_core.base import console
 from scm_core.base.arguments import place
-from scm_core.base.errors import UserError
+from scm_core.base.errors import UserError, first_line
 from scm_core.base.files import check_room, replacing
 from scm_core.contract.fields import Condition
 from scm_core.engine import sampling
@@ -114,10 +115,18 @@ def inputs(model: Checkpoint, steps: int, n: int) -> tuple[Tensor, Condition]:
 def program(
     student: StudentGraph, example: tuple[Tensor, Condition]
 ) -> torch.export.ExportedProgram:
-    """The graph, of any batch size."""
-    batch = torch.export.Dim("batch")
+    """The graph, of as many batch sizes as the network takes; UserError where that is one."""
+    batch = torch.export.Dim.DYNAMIC  # U-Nets of diffusers have another graph from 64 samples on
     shapes = ({1: batch}, {key: {0: batch} for key in example[1]})
-    return torch.export.export(student, example, dynamic_shapes=shapes)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # as far as it came, in thousands of lines
+            return torch.export.export(student, example, dynamic_shapes=shapes)
+    except Exception as error:  # of many kinds
+        raise UserError(
+            "the student is no graph that takes any batch: its network computes by the batch's "
+            "size or by what is in it; draw by scm_core.sample or scm_core.serve, or write a "
+            f"student of pretrained= by format=diffusers ({first_line(error)})"
+        ) from error
 
 
 def write_torch(student: StudentGraph, example: tuple[Tensor, Condition], path: Path) -> Run:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pipelines
 import pytest
@@ -250,6 +251,38 @@ def exported(tmp_path, monkeypatch, *words):
     given = [f"checkpoint={out / 'student.safetensors'}", f"pretrained={teacher}"]
     export.main(["format=diffusers", *given, f"out={tmp_path / 'student'}"])
     return tmp_path / "student", out / "student.safetensors"
+
+
+def graph(name, folder):
+    """A student of a pipeline as what is exported, and an example of n samples."""
+    case, _, adapter, field = trained(name, folder)
+    codec = SimpleNamespace(autoencoder=None, traced=lambda x: x)
+    about = {"sigma_data": 0.5, "ends": adapter.ends(LAST_TIME), "shape": case.shape}
+    model = SimpleNamespace(backbone=adapter, codec=codec, **about)
+
+    def example(n):
+        pooled = torch.randn(n, case.pooled)
+        tokens = torch.randn(n, pipelines.LENGTH, pipelines.WIDTH)
+        given = field.pack(tokens, torch.ones(tokens.shape[:2]), pooled)
+        return torch.randn(2, n, *case.shape), {"prompt": given}
+
+    return export.StudentGraph(model, 2).eval(), example
+
+
+@pytest.mark.parametrize("name", [PIXART, FLUX, UNET])
+def test_a_student_of_a_pipeline_is_a_graph_of_many_batches(tmp_path, name):
+    student, example = graph(name, tmp_path / "teacher")
+    drawn = export.write_torch(student, example(3), tmp_path / "student.pt2")
+    noise, condition = example(5)
+    assert export.difference(drawn(noise, condition), student(noise, condition)) < export.BAR
+
+
+@pytest.mark.parametrize("name", ["QwenImageTransformer2DModel", "ZImageTransformer2DModel"])
+def test_a_network_that_computes_by_its_batch_is_no_graph(tmp_path, name, capsys):
+    student, example = graph(name, tmp_path / "teacher")
+    with pytest.raises(UserError, match="no graph that takes any batch.* by format=diffusers"):
+        export.write_torch(student, example(3), tmp_path / "student.pt2")
+    assert "def forward" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,14 @@ def _ids(*sizes: int, columns: int, first: int, device: Any) -> Tensor:
 def _size(given: Given) -> Tensor:
     """Height and width in pixels, (B, 2)."""
     sides = [float(size * given.factor) for size in given.x.shape[-2:]]
-    return torch.tensor(sides, device=given.x.device).expand(len(given.x), 2)
+    return torch.tensor(sides, device=given.x.device).expand(given.x.shape[0], 2)
 
 
 def _guidance(network: nn.Module, given: Given, scale: float) -> dict[str, Any]:
     """Of a network that was distilled at a range of guidances: its pipeline's own."""
     if not network.config.get("guidance_embeds"):
         return {}
-    return {"guidance": torch.full((len(given.x),), scale, device=given.x.device)}
+    return {"guidance": torch.full((given.x.shape[0],), scale, device=given.x.device)}
 
 
 def _pixart(network: nn.Module, given: Given) -> dict[str, Any]:
