@@ -154,7 +154,12 @@ def write_onnx(student: StudentGraph, example: tuple[Tensor, Condition], path: P
         os.replace(Path(made) / path.name, part)
         for weights in Path(made).iterdir():  # of more than a file of protobuf may hold
             os.replace(weights, path.with_name(weights.name))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as of PixArt, whose `squeeze` of a wide axis ONNX does not know
+        raise UserError(
+            f"{path} is no graph that onnxruntime takes: use format=torch ({first_line(error)})"
+        ) from error
 
     def run(noise: Tensor, condition: Condition) -> Tensor:
         given = {"noise": noise, **condition}

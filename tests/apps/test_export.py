@@ -84,6 +84,16 @@ def test_onnx_takes_any_batch_and_needs_no_decoder(toy, tmp_path, capsys):
     assert x.shape == (7, 1, 16) and np.isfinite(x).all()
 
 
+def test_a_graph_that_onnxruntime_refuses_is_one_sentence(toy, tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    session = functools.partial(onnxruntime.InferenceSession, tmp_path / "another.onnx")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, **more: session(**more))
+    words = ["modality=toy_plugin:SPEC", f"checkpoint={toy}", f"out={tmp_path / 'toy.onnx'}"]
+    with pytest.raises(UserError, match="toy.onnx is no graph that onnxruntime takes: use format="):
+        export.main(words)
+
+
 def test_a_large_graph_finds_its_weights_beside_it(toy, tmp_path, monkeypatch):
     """As those above the limit of a protobuf file are written, wherever they are moved to."""
     onnxruntime = pytest.importorskip("onnxruntime")
