@@ -80,12 +80,13 @@ class Prompt(Tokens):
 
     def show(self, value: Tensor) -> str:
         """The text, where this process or the checkpoint knows it, or else a hash of its values."""
-        digest = _digest(value)
+        here = value.float().cpu()
         for (encoder, text), known in reversed(REMEMBERED.items()):
-            if encoder == self.encoder and _digest(known) == digest:
+            if encoder == self.encoder and torch.equal(known.float().cpu(), here):
                 return text
-        if torch.equal(value.cpu(), self._null[0]):
+        if torch.equal(here, self._null[0].float().cpu()):
             return ""
+        digest = _digest(value)
         return self._shown.get(digest) or f"the prompt {digest.hex()[:16]}"
 
     @cached_property
