@@ -64,13 +64,12 @@ def run(main: Callable[[list[str]], None], usage: str) -> NoReturn:
             main(words)
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        distributed.leave(2)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # of a terminal that is closed
             print("interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
-    distributed.leave()
-    sys.exit(0)
+        distributed.leave(130)
+    distributed.leave(0)
 
 
 @contextlib.contextmanager

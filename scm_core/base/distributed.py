@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -97,8 +97,8 @@ def joined() -> Iterator[None]:
             distributed.destroy_process_group()
 
 
-def leave() -> None:
-    """End this process, its work done, if it is one of several; Python is not taken down.
+def leave(code: int) -> NoReturn:
+    """End this process; if it is one of several, without taking Python down.
 
     Threads of gloo are there until the end, and one that frees a tensor when the interpreter is
     gone aborts the process: a job would have failed that has done all it should.
@@ -107,7 +107,8 @@ def leave() -> None:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
+    sys.exit(code)
 
 
 def devices(asked: str) -> dict[str, int | str]:
