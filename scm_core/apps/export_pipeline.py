@@ -7,7 +7,6 @@ import json
 import shutil
 import statistics
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +19,10 @@ from scm_core.engine.storage import read
 from scm_core.method.samplers import LAST_TIME
 from scm_core.networks.lora import A, B
 from scm_core.networks.pretrained import Adapter, Pipeline
+from scm_core.networks.pretrained.folder import INDEX
 from scm_core.networks.pretrained.schedule import scheduler
 
-INDEX, LORA = "model_index.json", "pytorch_lora_weights.safetensors"  # as diffusers calls them
+LORA = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 OWN_SIGMAS = "1 / num_inference_steps"  # in a pipeline's source, where it makes the last of them
 NETWORK = "network."  # before the names of an adapter's weights
 ROUNDING = 1e-6  # of a matrix's largest singular value, what is too small to count
@@ -32,7 +32,7 @@ def main(model: Checkpoint, out: Path) -> None:
     """Write the folder, and say how it is sampled."""
     adapter, pipeline = student_of(model), Pipeline.open(model.config.pretrained)
     write(adapter, pipeline, out, model.ends[1], lora_in(model.path, adapter, pipeline))
-    guidance = " and guidance_scale=1" * guided(str(read_index(pipeline).get("_class_name")))
+    guidance = " and guidance_scale=1" * guided(str(pipeline.index.get("_class_name")))
     console.console.print(
         f"{out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r}) loads it; call it with "
         f"num_inference_steps=2{guidance}",
@@ -64,8 +64,7 @@ def write(
     """
     if out.exists():
         raise UserError(f"out={out} is there already: name a folder that is not")
-    index = read_index(pipeline)
-    handed = own_sigmas(str(index.get("_class_name")))
+    handed = own_sigmas(str(pipeline.index.get("_class_name")))
     found = scheduler(adapter.path, pipeline.scheduler, handed, last)
     if found is None:
         raise UserError(
@@ -75,10 +74,10 @@ def write(
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        for name in components(pipeline, index):
+        for name in components(pipeline):
             shutil.copytree(pipeline.folder / name, part / name)
         adapter.network.save_pretrained(part / pipeline.part)
-        index["scheduler"] = ["diffusers", found["_class_name"]]
+        index = pipeline.index | {"scheduler": ["diffusers", found["_class_name"]]}
         write_text(part / INDEX, json.dumps(index, indent=2))
         write_text(part / "scheduler" / "scheduler_config.json", json.dumps(found, indent=2))
         if lora:
@@ -90,15 +89,12 @@ def write(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def read_index(pipeline: Pipeline) -> dict[str, Any]:
-    """What a pipeline's `model_index.json` says."""
-    return json.loads((pipeline.folder / INDEX).read_text(encoding="utf-8"))
-
-
-def components(pipeline: Pipeline, index: dict[str, Any]) -> list[str]:
+def components(pipeline: Pipeline) -> list[str]:
     """The folders of a pipeline's parts that are taken as they are."""
     changed = (pipeline.part, "scheduler")
-    return [key for key in index if key not in changed and (pipeline.folder / key).is_dir()]
+    return [
+        key for key in pipeline.index if key not in changed and (pipeline.folder / key).is_dir()
+    ]
 
 
 def own_sigmas(kind: str) -> bool:

@@ -171,6 +171,7 @@ def test_other_parts_are_the_teachers(tmp_path):
     index = json.loads((pipeline.folder / "model_index.json").read_text())
     index["vae"] = ["diffusers", "AutoencoderDC"]
     (pipeline.folder / "model_index.json").write_text(json.dumps(index))
+    pipeline = Pipeline.open(str(pipeline.folder))
     export_pipeline.write(adapter, pipeline, tmp_path / "student")
     found = json.loads((tmp_path / "student" / "model_index.json").read_text())
     assert found == index | {"scheduler": ["diffusers", "FlowMatchLCMScheduler"]}

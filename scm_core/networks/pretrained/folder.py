@@ -39,11 +39,12 @@ FLOWS = ("FlowMatch", "LTXEulerAncestralRF")
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline's folder, called `name` by the user, and the configs of its network, which lies in
-    its folder `part`, its scheduler, and its vae where it has one."""
+    """A pipeline's folder, called `name` by the user, the `index` of its parts, and the configs of
+    its network, which lies in its folder `part`, its scheduler, and its vae where it has one."""
 
     name: str
     folder: Path
+    index: dict[str, Any]
     part: str
     config: dict[str, Any]
     scheduler: dict[str, Any]
@@ -70,14 +71,15 @@ class Pipeline:
         found = cls(
             name,
             folder,
+            _read(folder / INDEX, name),
             part,
             _read(folder / part / CONFIG, name),
             _read(folder / "scheduler" / SCHEDULER, name),
             _read(vae, name) if vae.is_file() else None,
         )
         found.family  # noqa: B018 (an unknown class is refused at once)
-        index = _read(folder / INDEX, name).get(part)
-        named = index[-1] if isinstance(index, list) and index else None
+        entry = found.index.get(part)  # a library and a class
+        named = entry[-1] if isinstance(entry, list) and entry else None
         if named not in (None, "Transformer2DModel", found.config["_class_name"]):
             raise UserError(
                 f"pretrained={name}: its {INDEX} names a {named} where its {part} is a "
