@@ -63,7 +63,9 @@ class Variant:
     optimizer: str = "adam"
 
 
-L2, RMS, BARE = "consistency, l2", "consistency, rms", "unmasked:Unmasked"
+L2, RMS = "consistency, l2", "consistency, rms"
+BARE, HEAVY = "tangents:Unmasked", "tangents:Momentum"
+TANGENTS = "consistency", BARE, HEAVY
 VARIANTS = {
     "mid": Variant("mid-training alone", mid=1.0),
     "l2": Variant(L2, {"consistency": 1}),
@@ -73,6 +75,7 @@ VARIANTS = {
     "rms-unmasked": Variant(f"{RMS}, tangent not masked", {BARE: 1}, "rms"),
     "l2-teacher": Variant(f"{L2}, from the teacher", {"consistency": 1}, mid=0.0),
     "rms-teacher": Variant(f"{RMS}, from the teacher", {"consistency": 1}, "rms", mid=0.0),
+    "l2-momentum": Variant(f"{L2}, momentum", {HEAVY: 1}),
     "l2-radam": Variant(f"{L2}, RAdam", {"consistency": 1}, optimizer="radam"),
     "score-0.01": Variant(f"{L2} + 0.01 score", {"consistency": 1, "distribution_matching": 0.01}),
     "score-0.1": Variant(f"{L2} + 0.1 score", {"consistency": 1, "distribution_matching": 0.1}),
@@ -191,7 +194,7 @@ class Comparison:
         """A student of each of its phases alone, and the share of the time that it has."""
         mid = self.given.mid if variant.mid is None else variant.mid
         c = {"norm": variant.norm, "c": variant.c}
-        options = {"consistency": c, BARE: c, "distribution_matching": SCORE}
+        options = {**dict.fromkeys(TANGENTS, c), "distribution_matching": SCORE}
         options = {name: options[name] for name in variant.weights if name in options}
         first = {"phases": [{"endpoint": 1.0, "lr": 1e-3}], "options": {}}
         last = {"phases": [{**variant.weights, "lr": variant.lr}], "options": options}
@@ -210,7 +213,7 @@ class Comparison:
             warmup = min(100, steps // 10)
             student["phases"].append({**part["phases"][0], "steps": steps, "lr_warmup": warmup})
             student["options"] |= part["options"]
-            for name in ("consistency", BARE):
+            for name in TANGENTS:
                 if name in part["options"]:
                     ramp = {"tangent_warmup": round(0.3 * steps)}
                     student["options"][name] = part["options"][name] | ramp

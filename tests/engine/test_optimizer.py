@@ -12,6 +12,7 @@ from scm_core.contract.objectives import Phase
 from scm_core.engine import run
 from scm_core.engine.callbacks import Interrupt, Stopped
 from scm_core.engine.stages import Stage
+from scm_core.method.objectives.consistency import Consistency
 from scm_core.method.objectives.diffusion import Diffusion
 
 WORDS = ["modality=toy_plugin:SPEC", "preset=cpu", "trainer.accelerator=cpu"]
@@ -32,6 +33,16 @@ def test_the_optimizer_is_torchs_own(name, kind, monkeypatch):
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert group["betas"] == (0.9, 0.99) and group["lr"] == 0.1 and group["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("weights", [{"consistency": 1.0}, {"diffusion": 0.1, "consistency": 1.0}])
+def test_the_consistency_loss_has_no_momentum(weights, monkeypatch):
+    objectives = {"diffusion": Diffusion(), "consistency": Consistency()}
+    stage = Stage(nn.Linear(1, 1), [Phase(weights, 10, 0.1)], objectives)
+    trainer = type("Trainer", (), {"max_steps": 10, "gradient_clip_val": None})
+    monkeypatch.setattr(Stage, "trainer", trainer)
+    (group,) = stage.configure_optimizers()["optimizer"].param_groups
+    assert group["betas"] == (0.0, 0.99)
 
 
 def test_radam_is_resumed_within_a_phase_as_if_uninterrupted(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from objectives import VARIANTS, Comparison, Variant, steps_of
 from objectives_table import curves, table
+from tangents import Unmasked
 from torch import nn
-from unmasked import Unmasked
 
 from scm_core import TrigFlow
 from scm_core.contract.objectives import get

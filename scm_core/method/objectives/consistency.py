@@ -69,6 +69,10 @@ class Consistency(Objective):
 
     monitors = "|g|"
     cost = 5
+    # Steps along g carry what is right from low times to high ones, as advection does: they descend
+    # no loss. The eigenvalues of such a map are imaginary, and a momentum b makes what grows in
+    # them grow (1 + b) / (1 - b) times as fast, 19 times for 0.9.
+    betas = (0.0, 0.99)
 
     def __init__(self, options: Any = None, teacher: nn.Module | None = None) -> None:
         super().__init__(options)

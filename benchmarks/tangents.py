@@ -1,4 +1,4 @@
-"""The consistency loss without the clip-aware tangent, to compare with."""
+"""The consistency loss as it loses, to compare with."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ class Unmasked(Consistency):
             return super().loss(student, batch)
         finally:
             student.bounds = bounds
+
+
+class Momentum(Consistency):
+    """As `consistency`, by Adam's usual betas."""
+
+    betas = (0.9, 0.99)
