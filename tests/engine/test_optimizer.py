@@ -21,27 +21,27 @@ STUDENT = [*WORDS, "stage=student", f"student.phases=[{PLAN}]", "student.lr_warm
 STUDENT += ["student.optimizer=radam"]
 
 
+def optimizer(monkeypatch, weights, objectives, name="adam"):
+    stage = Stage(nn.Linear(1, 1), [Phase(weights, 10, 0.1)], objectives, optimizer=name)
+    trainer = type("Trainer", (), {"max_steps": 10, "gradient_clip_val": None})
+    monkeypatch.setattr(Stage, "trainer", trainer)
+    return stage.configure_optimizers()["optimizer"]
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("radam", torch.optim.RAdam)]
 )
 def test_the_optimizer_is_torchs_own(name, kind, monkeypatch):
-    phase = Phase({"diffusion": 1.0}, 10, 0.1)
-    stage = Stage(nn.Linear(1, 1), [phase], {"diffusion": Diffusion()}, optimizer=name)
-    trainer = type("Trainer", (), {"max_steps": 10, "gradient_clip_val": None})
-    monkeypatch.setattr(Stage, "trainer", trainer)
-    optimizer = stage.configure_optimizers()["optimizer"]
-    assert type(optimizer) is kind
-    (group,) = optimizer.param_groups
+    found = optimizer(monkeypatch, {"diffusion": 1.0}, {"diffusion": Diffusion()}, name)
+    assert type(found) is kind
+    (group,) = found.param_groups
     assert group["betas"] == (0.9, 0.99) and group["lr"] == 0.1 and group["weight_decay"] == 0
 
 
 @pytest.mark.parametrize("weights", [{"consistency": 1.0}, {"diffusion": 0.1, "consistency": 1.0}])
 def test_the_consistency_loss_has_no_momentum(weights, monkeypatch):
     objectives = {"diffusion": Diffusion(), "consistency": Consistency()}
-    stage = Stage(nn.Linear(1, 1), [Phase(weights, 10, 0.1)], objectives)
-    trainer = type("Trainer", (), {"max_steps": 10, "gradient_clip_val": None})
-    monkeypatch.setattr(Stage, "trainer", trainer)
-    (group,) = stage.configure_optimizers()["optimizer"].param_groups
+    (group,) = optimizer(monkeypatch, weights, objectives).param_groups
     assert group["betas"] == (0.0, 0.99)
 
 
